@@ -1,0 +1,2 @@
+//! Command line of the runtime without PyTorch.
+fn main() {}

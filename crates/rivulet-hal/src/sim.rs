@@ -1,0 +1,1 @@
+//! The CPU's own memory as a device.

@@ -1,0 +1,1 @@
+//! Kernel keys and parameter layouts shared by the runtime and the drivers.

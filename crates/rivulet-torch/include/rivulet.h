@@ -1,0 +1,134 @@
+/* The C interface between PyTorch's side (csrc/, python/) and the Rust runtime. This header is the contract:
+ * crates/rivulet-torch/src/ffi/ implements it, and a test compares the two.
+ *
+ * Status: every function that can fail returns RIVULET_OK or an error code and leaves everything as it was;
+ * rivulet_last_error() then gives the calling thread's message. No function throws, unwinds or aborts.
+ * GIL: any function may be called with or without Python's GIL. Those that wait release it first and take it
+ * back before they return. Ids of streams and events are process-wide. */
+#ifndef RIVULET_H
+#define RIVULET_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum rivulet_status {
+  RIVULET_OK = 0,
+  RIVULET_ERROR = 1,          /* RuntimeError */
+  RIVULET_OUT_OF_MEMORY = 2,  /* torch.OutOfMemoryError */
+  RIVULET_INTERRUPTED = 3,    /* a Python exception (Ctrl-C) is set on this thread */
+  RIVULET_INVALID = 4,        /* ValueError in Python-facing calls, RuntimeError in ops */
+};
+
+/* Message of the last failure on this thread; valid until its next failing call. Never null. */
+const char *rivulet_last_error(void);
+
+/* --- life ------------------------------------------------------------------------------------------- */
+/* Library version, e.g. "0.1.0". */
+const char *rivulet_version(void);
+/* 1 where an adapter can be opened (none is opened by asking), 0 otherwise with a message. */
+int32_t rivulet_is_available(void);
+/* JSON: every adapter on this machine ("adapters") and the one in use or to be used ("adapter"). *out is
+ * freed with rivulet_string_free. */
+int32_t rivulet_adapters_json(char **out);
+/* JSON of streams, pool use, memory, adapter, settings. Takes no slot. */
+int32_t rivulet_report_json(char **out);
+void rivulet_string_free(char *text);
+/* 1 in a process forked after the device was used. */
+int32_t rivulet_in_bad_fork(void);
+/* Called by Python's atexit: later calls from remaining threads fail with a message or do nothing. */
+void rivulet_shutdown(void);
+
+/* --- streams ---------------------------------------------------------------------------------------- */
+/* Stream of the calling thread. Takes a pool slot where it has none; may wait (see the pool's settings). */
+int32_t rivulet_stream_current(uint32_t *id);
+/* The same, but never takes a slot: the default stream stands in. *has_slot is 0 then. */
+int32_t rivulet_stream_peek(uint32_t *id, int32_t *has_slot);
+/* Sets the calling thread's stream and gives the previous one (RIVULET_NO_STREAM: none was set and none
+ * taken yet). Passing RIVULET_NO_STREAM goes back to the thread's own slot. */
+#define RIVULET_NO_STREAM UINT32_MAX
+int32_t rivulet_stream_exchange(uint32_t id, uint32_t *previous);
+/* A further stream outside the slots (round robin over 32 a priority). priority: 0 or -1 (first). */
+int32_t rivulet_stream_new(int32_t priority, uint32_t *id);
+/* RIVULET_INVALID where no such stream exists. */
+int32_t rivulet_stream_check(uint32_t id);
+int32_t rivulet_stream_query(uint32_t id, int32_t *done);
+int32_t rivulet_stream_synchronize(uint32_t id);
+/* Waits for what every stream held at the call. */
+int32_t rivulet_synchronize(void);
+/* Gives the calling thread's slot back (nothing where it has none). */
+int32_t rivulet_thread_release(void);
+/* callback(1) is called on a Python thread, GIL held, when it takes a slot, so that Python can hook the
+ * thread's end. */
+void rivulet_set_thread_callback(void (*callback)(void));
+
+/* --- events ----------------------------------------------------------------------------------------- */
+/* Handles are never reused within a process. */
+int32_t rivulet_event_new(int32_t timing, uint64_t *event);
+void rivulet_event_free(uint64_t event);
+/* Stream ids here may be RIVULET_NO_STREAM: the calling thread's current stream (takes a slot). */
+int32_t rivulet_event_record(uint64_t event, uint32_t stream);
+int32_t rivulet_event_wait(uint64_t event, uint32_t stream);
+/* *done is 1 where the recorded work is complete; an event never recorded counts as 0 here. */
+int32_t rivulet_event_query(uint64_t event, int32_t *done, int32_t *recorded);
+int32_t rivulet_event_synchronize(uint64_t event);
+int32_t rivulet_event_elapsed(uint64_t start, uint64_t end, double *milliseconds);
+
+/* --- memory ----------------------------------------------------------------------------------------- */
+typedef struct rivulet_block rivulet_block;
+/* bytes > 0. *data is where the tensor's bytes are. */
+int32_t rivulet_alloc(size_t bytes, void **data, rivulet_block **block);
+/* Takes over host memory that somebody else allocated (host adapter only); drop(owner) is called when the
+ * block is freed and idle. Fails only where the adapter cannot alias host memory. */
+int32_t rivulet_adopt(void *data, size_t bytes, void *owner, void (*drop)(void *), rivulet_block **block);
+/* Any thread, no GIL needed, never waits. In a forked child it does nothing. */
+void rivulet_free(rivulet_block *block);
+/* The live block that holds this address, or null. */
+rivulet_block *rivulet_block_of(const void *address);
+typedef struct {
+  uint64_t allocated, reserved, driver, recommended_max;    /* bytes now */
+  uint64_t peak_allocated, peak_reserved;
+  uint64_t alloc_count, free_count, alloc_bytes, free_bytes; /* since start or reset */
+  uint64_t active_blocks, ooms, retries;
+} rivulet_memory_stats;
+int32_t rivulet_memory(rivulet_memory_stats *out);
+int32_t rivulet_memory_reset(int32_t peak_only);
+int32_t rivulet_empty_cache(void);
+int32_t rivulet_set_memory_fraction(double fraction);
+
+/* --- ops on the CPU path ------------------------------------------------------------------------------ */
+typedef struct {
+  rivulet_block *block;
+  uint32_t write;
+} rivulet_operand;
+/* Opaque; lives on the caller's stack from begin to end. */
+typedef struct {
+  uint64_t opaque[40];
+} rivulet_host_scope;
+/* Starts a CPU access as an operation of the thread's stream: waits for conflicting work on the operands and
+ * holds them until rivulet_host_end. A block may be named twice. op is from rivulet_op_id. */
+int32_t rivulet_host_begin(uint32_t op, const rivulet_operand *operands, size_t count, rivulet_host_scope *scope);
+void rivulet_host_end(rivulet_host_scope *scope);
+/* Id of an op overload name such as "aten::add.Tensor"; same name, same id. */
+uint32_t rivulet_op_id(const char *name);
+/* JSON object, op name to calls that ran on the CPU path of a GPU adapter. */
+int32_t rivulet_fallback_json(char **out);
+void rivulet_fallback_reset(void);
+
+/* --- random numbers ----------------------------------------------------------------------------------- */
+typedef struct rivulet_rng rivulet_rng;
+rivulet_rng *rivulet_rng_new(uint64_t seed);
+rivulet_rng *rivulet_rng_clone(const rivulet_rng *rng);
+void rivulet_rng_free(rivulet_rng *rng);
+void rivulet_rng_seed(rivulet_rng *rng, uint64_t seed);
+uint64_t rivulet_rng_get_seed(const rivulet_rng *rng);
+uint64_t rivulet_rng_get_offset(const rivulet_rng *rng);
+void rivulet_rng_set(rivulet_rng *rng, uint64_t seed, uint64_t offset);
+/* Reserves a range of the counter and gives a 64-bit seed that no other call gets. */
+uint64_t rivulet_rng_draw(rivulet_rng *rng);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

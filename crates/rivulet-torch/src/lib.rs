@@ -1,0 +1,1 @@
+//! The bridge from PyTorch's `mps` device to the Rivulet runtime.

@@ -1,0 +1,5 @@
+//! The runtime: streams, events, hazards and memory over any [`rivulet_hal::Device`].
+//!
+//! The rules of who may touch what are in `docs/concurrency.md`.
+
+pub mod ids;
