@@ -21,6 +21,7 @@
 pub mod host;
 pub mod sim;
 pub mod sync;
+pub mod thread;
 
 mod error;
 pub use error::{HalError, SubmitFailure};
