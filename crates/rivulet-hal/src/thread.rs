@@ -52,11 +52,13 @@ pub fn name() -> String {
     let mut text = [0_u8; 64];
     // SAFETY: the buffer is valid for the length given, the call ends the text with a NUL inside it, and
     // pthread_self is a live thread.
-    let failed = unsafe { libc::pthread_getname_np(libc::pthread_self(), text.as_mut_ptr().cast(), text.len()) };
+    let failed =
+        unsafe { libc::pthread_getname_np(libc::pthread_self(), text.as_mut_ptr().cast(), text.len()) };
     if failed != 0 {
         return String::new();
     }
-    std::ffi::CStr::from_bytes_until_nul(&text).map_or_else(|_| String::new(), |name| name.to_string_lossy().into())
+    std::ffi::CStr::from_bytes_until_nul(&text)
+        .map_or_else(|_| String::new(), |name| name.to_string_lossy().into())
 }
 
 /// Name of the calling thread; empty on this system.
@@ -108,7 +110,8 @@ mod tests {
     #[test]
     fn a_spawned_thread_is_not_the_main_one() {
         let other = std::thread::Builder::new().name("worker-7".into());
-        let seen = other.spawn(|| (super::is_main_thread(), super::id(), super::name())).unwrap().join().unwrap();
+        let seen =
+            other.spawn(|| (super::is_main_thread(), super::id(), super::name())).unwrap().join().unwrap();
         assert!(!seen.0);
         assert_ne!(seen.1, super::id());
         assert_eq!(seen.2, "worker-7");
