@@ -1,0 +1,362 @@
+// The CPU path: an op runs PyTorch's own CPU kernel over the bytes of its mps operands, as an operation of the
+// calling thread's stream.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "aten/alias.h"
+#include "aten/cpu_path.h"
+#include "aten/host_scope.h"
+#include "aten/kernels.h"
+#include "aten/random.h"
+#include "runtime/allocator.h"
+#include "runtime/hooks.h"
+#include "runtime/status.h"
+
+namespace rivulet {
+
+namespace {
+
+using c10::IValue;
+using torch::jit::Stack;
+
+enum class Kind : uint8_t { Tensor, TensorList, OptionalTensorList, Device, Generator };
+
+struct Argument {
+  uint16_t index;
+  Kind kind;
+  bool write;
+};
+
+// Ops that change an operand which their schema does not mark.
+bool writes_unmarked(const std::string& op, size_t index) {
+  return op == "aten::native_batch_norm" && (index == 3 || index == 4);
+}
+
+// Ops that take index or shape tensors from the CPU beside mps operands, as on other devices.
+bool accepts_cpu_operands(const std::string& op) {
+  static const std::unordered_set<std::string> names = {
+      "aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_",
+      "aten::_unsafe_index_put", "aten::tensor_split", "aten::_pack_padded_sequence",
+      "aten::_pack_padded_sequence_backward", "aten::repeat_interleave", "aten::_copy_from",
+      "aten::_foreach_copy_", "aten::_ctc_loss", "aten::_ctc_loss_backward"};
+  return names.count(op) != 0;
+}
+
+// What the schema of one op says, read once.
+struct Plan {
+  uint32_t id;
+  uint16_t argument_count;
+  uint16_t return_count;
+  bool accepts_cpu;
+  std::string name;
+  std::vector<Argument> arguments;
+  // For each result: the argument it is (Tensor(a!)), or -1.
+  std::vector<int16_t> returned_argument;
+
+  explicit Plan(const c10::OperatorHandle& op) {
+    const auto& schema = op.schema();
+    const auto& full = op.operator_name();
+    name = full.overload_name.empty() ? full.name : full.name + "." + full.overload_name;
+    id = rivulet_op_id(name.c_str());
+    accepts_cpu = accepts_cpu_operands(full.name);
+    argument_count = static_cast<uint16_t>(schema.arguments().size());
+    return_count = static_cast<uint16_t>(schema.returns().size());
+    for (uint16_t i = 0; i < argument_count; ++i) {
+      const auto& argument = schema.arguments()[i];
+      bool write = (argument.alias_info() != nullptr && argument.alias_info()->isWrite()) ||
+          writes_unmarked(full.name, i);
+      if (auto kind = kind_of(*argument.type())) {
+        arguments.push_back({i, *kind, write});
+      }
+    }
+    for (const auto& result : schema.returns()) {
+      returned_argument.push_back(find_aliased(schema, result));
+    }
+  }
+
+ private:
+  static std::optional<Kind> kind_of(const c10::Type& type) {
+    const c10::Type* inner = &type;
+    if (type.kind() == c10::TypeKind::OptionalType) {
+      inner = type.castRaw<c10::OptionalType>()->getElementType().get();
+    }
+    switch (inner->kind()) {
+      case c10::TypeKind::TensorType:
+        return Kind::Tensor;
+      case c10::TypeKind::GeneratorType:
+        return Kind::Generator;
+      case c10::TypeKind::DeviceObjType:
+        return Kind::Device;
+      case c10::TypeKind::ListType: {
+        auto element = inner->castRaw<c10::ListType>()->getElementType();
+        if (element->kind() == c10::TypeKind::TensorType) {
+          return Kind::TensorList;
+        }
+        if (element->kind() == c10::TypeKind::OptionalType &&
+            element->castRaw<c10::OptionalType>()->getElementType()->kind() == c10::TypeKind::TensorType) {
+          return Kind::OptionalTensorList;
+        }
+        return std::nullopt;
+      }
+      default:
+        return std::nullopt;
+    }
+  }
+
+  static int16_t find_aliased(const c10::FunctionSchema& schema, const c10::Argument& result) {
+    if (result.alias_info() == nullptr || !result.alias_info()->isWrite()) {
+      return -1;
+    }
+    for (size_t i = 0; i < schema.arguments().size(); ++i) {
+      const auto* info = schema.arguments()[i].alias_info();
+      if (info != nullptr && info->isWrite() && info->beforeSets() == result.alias_info()->beforeSets()) {
+        return static_cast<int16_t>(i);
+      }
+    }
+    return -1;
+  }
+};
+
+[[noreturn]] void refuse_mixed_devices(const Plan& plan, const at::Tensor& tensor) {
+  TORCH_CHECK(
+      false,
+      "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
+      tensor.device(),
+      "! (in ",
+      plan.name,
+      ")");
+}
+
+// Replaces the mps operands on the stack by stand-ins. Keeps the originals of marked results.
+class Call {
+ public:
+  Call(const Plan& plan, Stack& stack) : plan_(plan), stack_(stack), base_(stack.size() - plan.argument_count) {}
+
+  void lower() {
+    for (const auto& argument : plan_.arguments) {
+      IValue& value = stack_[base_ + argument.index];
+      switch (argument.kind) {
+        case Kind::Tensor:
+          if (value.isTensor()) {
+            lower_tensor(value, argument.write);
+          }
+          break;
+        case Kind::TensorList:
+          if (value.isTensorList()) {
+            c10::List<at::Tensor> list;
+            for (const at::Tensor& tensor : value.toTensorVector()) {
+              list.push_back(lower_element(tensor, argument.write));
+            }
+            value = std::move(list);
+          }
+          break;
+        case Kind::OptionalTensorList:
+          if (value.isList()) {
+            c10::List<std::optional<at::Tensor>> list;
+            for (const IValue& element : value.toListRef()) {
+              list.push_back(
+                  element.isTensor() ? std::optional<at::Tensor>(lower_element(element.toTensor(), argument.write))
+                                     : std::nullopt);
+            }
+            value = std::move(list);
+          }
+          break;
+        case Kind::Device:
+          if (value.isDevice()) {
+            value = c10::Device(c10::kCPU);
+          }
+          break;
+        case Kind::Generator:
+          value = host_generator(value);
+          break;
+      }
+    }
+    if (C10_UNLIKELY(foreign_.defined() && device_operands_ && !plan_.accepts_cpu)) {
+      refuse_mixed_devices(plan_, foreign_);
+    }
+    if (C10_UNLIKELY(needs_grad_ && !is_accelerator() && c10::GradMode::is_enabled())) {
+      TORCH_CHECK(
+          false,
+          "mps has no autograd in this process, because cuda is its accelerator. Set RIVULET_ACCELERATOR=mps before "
+          "`import torch`, or run under torch.no_grad() (in ",
+          plan_.name,
+          ")");
+    }
+  }
+
+  AliasSet& aliases() {
+    return aliases_;
+  }
+  bool sparse() const {
+    return sparse_;
+  }
+  bool compressed() const {
+    return compressed_;
+  }
+
+  void raise() {
+    aliases_.carry_back();
+    size_t first = stack_.size() - plan_.return_count;
+    for (size_t i = 0; i < plan_.return_count; ++i) {
+      IValue& value = stack_[first + i];
+      if (value.isTensor()) {
+        value = aliases_.restore(std::move(value).toTensor());
+      } else if (value.isTensorList()) {
+        c10::List<at::Tensor> list;
+        auto tensors = value.toTensorVector();
+        value = IValue(); // the list held a second reference to each result
+        for (at::Tensor& tensor : tensors) {
+          list.push_back(aliases_.restore(std::move(tensor)));
+        }
+        value = std::move(list);
+      }
+    }
+  }
+
+ private:
+  void lower_tensor(IValue& value, bool write) {
+    value = lower_element(value.toTensor(), write);
+  }
+
+  at::Tensor lower_element(const at::Tensor& tensor, bool write) {
+    if (!tensor.defined()) {
+      return tensor;
+    }
+    if (C10_LIKELY(tensor.is_mps())) {
+      device_operands_ = true;
+      if (C10_UNLIKELY(tensor.layout() != c10::kStrided)) {
+        (tensor.layout() == c10::kSparse ? sparse_ : compressed_) = true;
+      }
+      needs_grad_ = needs_grad_ || tensor.requires_grad();
+      return aliases_.alias(tensor, write);
+    }
+    // A number on the CPU may join any op, as on every device.
+    if (tensor.dim() != 0 || write) {
+      foreign_ = tensor;
+    }
+    return tensor;
+  }
+
+  const Plan& plan_;
+  Stack& stack_;
+  size_t base_;
+  AliasSet aliases_;
+  at::Tensor foreign_;
+  bool device_operands_ = false;
+  bool needs_grad_ = false;
+  bool sparse_ = false;
+  bool compressed_ = false;
+};
+
+void run(const Plan& plan, const c10::OperatorHandle& op, Stack* stack) {
+  Call call(plan, *stack);
+  call.lower();
+  const auto& operands = call.aliases().operands();
+  HostScope scope(plan.id, operands.data(), operands.size());
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  auto key = call.compressed() ? c10::DispatchKey::SparseCsrCPU
+      : call.sparse()          ? c10::DispatchKey::SparseCPU
+                               : c10::DispatchKey::CPU;
+  try {
+    op.redispatchBoxed(c10::DispatchKeySet(key), stack);
+  } catch (const c10::Error& error) {
+    rethrow_as_device_error(error, plan.name);
+  }
+  call.raise();
+}
+
+// One op, its plan at hand.
+class OpKernel final : public c10::OperatorKernel {
+ public:
+  explicit OpKernel(const c10::OperatorHandle& op) : plan_(op) {}
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+    run(plan_, op, stack);
+  }
+
+ private:
+  Plan plan_;
+};
+
+// Ops that no kernel was registered for by name: other layouts, libraries loaded later.
+const Plan& plan_for(const c10::OperatorHandle& op) {
+  static std::shared_mutex mutex;
+  static auto* plans = new std::unordered_map<c10::OperatorName, std::unique_ptr<Plan>>();
+  {
+    std::shared_lock<std::shared_mutex> lock(mutex);
+    auto found = plans->find(op.operator_name());
+    if (found != plans->end()) {
+      return *found->second;
+    }
+  }
+  auto plan = std::make_unique<Plan>(op);
+  std::unique_lock<std::shared_mutex> lock(mutex);
+  return *plans->emplace(op.operator_name(), std::move(plan)).first->second;
+}
+
+void fallback(const c10::OperatorHandle& op, Stack* stack) {
+  run(plan_for(op), op, stack);
+}
+
+// Ops without a CPU kernel of their own that are still better run whole on the CPU than taken apart into mps ops.
+constexpr const char* kWhole[] = {
+    "convolution",
+    "convolution_backward",
+    "convolution_overrideable",
+    "convolution_backward_overrideable",
+};
+
+} // namespace
+
+void rethrow_as_device_error(const c10::Error& error, const std::string& op) {
+  std::string text = error.what_without_backtrace();
+  if (text.find("DefaultCPUAllocator") != std::string::npos) {
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "mps is out of memory in ", op, ": ", text);
+  }
+  throw;
+}
+
+void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  auto take = [&](const c10::OperatorHandle& op) {
+    const auto& full = op.operator_name();
+    auto name = full.name.substr(full.name.find("::") + 2);
+    if (!full.overload_name.empty()) {
+      name += "." + full.overload_name;
+    }
+    aten.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<OpKernel>(op)));
+  };
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) {
+      continue;
+    }
+    auto op = dispatcher.findSchema(name);
+    // A kernel at MPS beside a composite one would cut autograd.
+    if (op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
+        !op->hasKernelForDispatchKey(c10::DispatchKey::MPS) &&
+        !op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) {
+      take(*op);
+    }
+  }
+  for (const char* name : kWhole) {
+    if (auto op = dispatcher.findSchema({std::string("aten::") + name, ""});
+        op && !op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
+      take(*op);
+    }
+  }
+  fallback_library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+}
+
+void register_sparse(torch::Library& sparse, torch::Library& sparse_csr) {
+  sparse.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  sparse_csr.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+}
+
+} // namespace rivulet

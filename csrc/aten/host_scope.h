@@ -1,0 +1,23 @@
+// A CPU access to device memory as an operation of the calling thread's stream.
+#pragma once
+#include "runtime/status.h"
+
+namespace rivulet {
+
+// Waits for conflicting work on the operands and holds them until it goes out of scope. Never outlives the op.
+class HostScope {
+ public:
+  HostScope(uint32_t op, const rivulet_operand* operands, size_t count) {
+    check(rivulet_host_begin(op, operands, count, &scope_));
+  }
+  ~HostScope() {
+    rivulet_host_end(&scope_);
+  }
+  HostScope(const HostScope&) = delete;
+  HostScope& operator=(const HostScope&) = delete;
+
+ private:
+  rivulet_host_scope scope_;
+};
+
+} // namespace rivulet

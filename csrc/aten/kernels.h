@@ -1,0 +1,23 @@
+// Registration of the mps kernels, by family.
+#pragma once
+#include <torch/library.h>
+
+namespace rivulet {
+
+// empty, resize, set_: what makes and reshapes storage.
+void register_factories(torch::Library& aten);
+// as_strided, view and the other ops that only change sizes and strides.
+void register_views(torch::Library& aten);
+// copy_, _local_scalar_dense, pinned memory.
+void register_copies(torch::Library& aten);
+// scaled_dot_product_attention, at MPS and AutogradMPS.
+void register_attention(torch::Library& aten, torch::Library& autograd);
+// native_dropout and other ops whose CPU kernel draws from the CPU's default generator.
+void register_random(torch::Library& aten);
+// Every op that has a CPU kernel and nothing above: the CPU path by name, then the fallback for libraries that are
+// loaded later.
+void register_cpu_path(torch::Library& aten, torch::Library& fallback);
+// The fallback for sparse and other layouts.
+void register_sparse(torch::Library& sparse, torch::Library& sparse_csr);
+
+} // namespace rivulet
