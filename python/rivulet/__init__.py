@@ -1,0 +1,77 @@
+"""PyTorch's ``mps`` device, thread-parallel, on stock PyTorch.
+
+Nothing has to be imported to use it: ``import torch`` loads Rivulet through the ``torch.backends`` entry point, and
+from then on ``torch.device("mps")`` works, on every thread at once, each thread on a stream of its own. This module
+holds what PyTorch has no name for:
+
+======================================  =============================================================
+:func:`adapters`, :func:`adapter`       the devices that can be used, and the one that is
+:func:`fallback_counts`                 ops that ran on the CPU path of a GPU adapter, with counts
+:func:`reset_fallback_counts`           sets those counts back to nothing
+:func:`doctor`                          a report on all of it; also ``python -m rivulet doctor``
+:func:`load`                            loads Rivulet by hand where the entry point is switched off
+======================================  =============================================================
+
+Where to read on: ``_load`` finds and registers the library, ``_native`` is the C interface, ``_patch`` lists every
+place of PyTorch that is changed and why, ``_streams`` and ``_events`` are ``torch.mps.Stream`` and ``torch.mps.Event``.
+
+Importing this module imports neither PyTorch nor the native library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._adapters import Adapter, adapter, adapters, fallback_counts, reset_fallback_counts
+    from ._doctor import Report, doctor
+    from ._load import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "Report",
+    "__version__",
+    "adapter",
+    "adapters",
+    "doctor",
+    "fallback_counts",
+    "load",
+    "reset_fallback_counts",
+]
+
+_HOME = {
+    "Adapter": "_adapters",
+    "adapter": "_adapters",
+    "adapters": "_adapters",
+    "fallback_counts": "_adapters",
+    "reset_fallback_counts": "_adapters",
+    "Report": "_doctor",
+    "doctor": "_doctor",
+    "load": "_load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'rivulet' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _autoload() -> None:
+    """Entry point of ``torch.backends``, called at the end of ``import torch``. Never raises, prints nothing."""
+    try:
+        from ._load import autoload
+    except Exception:
+        # A broken installation must not break `import torch`; the doctor meets the same error and shows it.
+        return
+    autoload()

@@ -1,0 +1,280 @@
+"""Every place of PyTorch that is changed, as one table.
+
+Most of ``torch.mps`` reaches the device through PyTorch's own hooks and is not touched. What is in the table either
+is compiled into macOS builds only (``torch._C._mps_get_name`` and its like), is a constant of the build
+(``torch._C._has_mps``), or came in a later PyTorch than the oldest one served (``torch.mps.Stream``).
+
+A patch never raises and is applied once. Where PyTorch has another shape than the one a patch was written against,
+the patch is skipped and the doctor says so: a missing function is better than a wrong one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+from . import _compile, _events, _storage, _streams
+from ._native import Native
+
+
+class Skip(Exception):
+    """PyTorch is not shaped as the patch expects."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one patch: "applied", "present" (nothing to do) or "skipped"."""
+
+    name: str
+    why: str
+    since: str
+    state: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change. `since` is the PyTorch version from which the name exists in PyTorch itself."""
+
+    name: str
+    why: str
+    since: str
+    apply: Callable[[Native], bool]
+    """Returns False where there was nothing to do; raises Skip."""
+
+
+def _set(owner: Any, name: str, value: Any) -> bool:
+    if getattr(owner, name, None) is value:
+        return False
+    setattr(owner, name, value)
+    return True
+
+
+def _add(owner: Any, name: str, value: Any) -> bool:
+    """Sets a name only where PyTorch lacks it; with a stock implementation there is nothing to do."""
+    if hasattr(owner, name):
+        return False
+    setattr(owner, name, value)
+    return True
+
+
+def _marked(function: Any) -> bool:
+    return getattr(function, "__rivulet__", False) is True
+
+
+def _wrap(owner: type, name: str, wrapper: Callable[[Any], Any], leading: tuple[str, ...] = ()) -> bool:
+    """Replaces a method by `wrapper(method)`; `leading` are the parameter names that the wrapper relies on."""
+    stock = getattr(owner, name, None)
+    if stock is None:
+        raise Skip(f"{owner.__name__} has no {name}")
+    if _marked(stock):
+        return False
+    if leading:
+        names = tuple(inspect.signature(stock).parameters)[: len(leading)]
+        if names != leading:
+            raise Skip(f"{owner.__name__}.{name} takes {names}, expected {leading}")
+    made = wrapper(stock)
+    functools.update_wrapper(made, stock, assigned=("__doc__", "__qualname__", "__module__"), updated=())
+    made.__rivulet__ = True
+    setattr(owner, name, staticmethod(made) if name == "__new__" else made)
+    return True
+
+
+def _expect_class(module: Any, name: str, methods: set[str]) -> None:
+    """A class that grew public methods which ours lacks must not be replaced by ours."""
+    stock = getattr(module, name, None)
+    if stock is None:
+        return
+    own = {n for n in vars(stock) if not n.startswith("_")}
+    if unknown := own - methods:
+        raise Skip(f"{module.__name__}.{name} has {', '.join(sorted(unknown))}, which this Rivulet does not know")
+
+
+def _public_names(cls: type) -> set[str]:
+    return {n for n in dir(cls) if not n.startswith("_")}
+
+
+# --- one function a patch -------------------------------------------------------------------------------------
+
+
+def _has_mps(native: Native) -> bool:
+    return _set(torch._C, "_has_mps", True)
+
+
+def _bad_fork(native: Native) -> bool:
+    in_bad_fork = native.in_bad_fork
+    if getattr(torch.mps._is_in_bad_fork, "__self__", None) is native:
+        return False
+    torch._C._mps_is_in_bad_fork = in_bad_fork  # type: ignore[attr-defined]
+    torch.mps._is_in_bad_fork = in_bad_fork
+    return True
+
+
+def _event(native: Native) -> bool:
+    _expect_class(torch.mps, "Event", _public_names(_events.Event))
+    changed = _set(torch.mps, "Event", _events.Event)
+    return _set(torch.mps.event, "Event", _events.Event) or changed
+
+
+def _stream(native: Native) -> bool:
+    stock = sys.modules.get("torch.mps.streams")
+    known = set(_streams.__all__)
+    if stock is None:
+        stock = types.ModuleType("torch.mps.streams", _streams.__doc__)
+        stock.__all__ = sorted(known)  # type: ignore[attr-defined]
+        sys.modules["torch.mps.streams"] = stock
+        setattr(torch.mps, "streams", stock)  # by name: a checker knows the attribute on some versions only
+    else:
+        if unknown := set(getattr(stock, "__all__", ())) - known:
+            raise Skip(f"torch.mps.streams has {', '.join(sorted(unknown))}, which this Rivulet does not know")
+        _expect_class(stock, "Stream", _public_names(_streams.Stream))
+    changed = False
+    for name in _streams.__all__:
+        value = getattr(_streams, name)
+        changed |= _set(stock, name, value)
+        changed |= _set(torch.mps, name, value)
+        if name not in torch.mps.__all__:
+            torch.mps.__all__.append(name)
+    return changed
+
+
+def _stream_internals(native: Native) -> bool:
+    # 2.15 on Linux puts a dummy type here that raises when it is made.
+    changed = _set(torch._C, "_MPSStreamBase", _streams.Stream)
+    changed |= _set(torch._C, "_mps_getCurrentStream", _streams.current_stream)
+    return _set(torch._C, "_mps_setStream", _streams.set_stream) or changed
+
+
+def _release_slot(native: Native) -> bool:
+    def release_current_thread_slot() -> None:
+        """Gives the calling thread's stream slot back; its next operation takes a slot again. Does nothing on a
+        thread that has none."""
+        native.thread_release()
+
+    release_current_thread_slot.__module__ = "torch.mps"
+    if not _add(torch.mps, "release_current_thread_slot", release_current_thread_slot):
+        return False
+    torch.mps.__all__.append("release_current_thread_slot")
+    return True
+
+
+def _adapter_facts(native: Native) -> bool:
+    def adapter() -> dict[str, Any]:
+        entry = native.adapters().get("adapter")
+        if not entry:
+            raise RuntimeError(f"MPS is not available: {native.unavailable_reason()}")
+        return dict(entry)
+
+    def get_name() -> str:
+        return str(adapter()["name"])
+
+    def get_core_count() -> int:
+        entry = adapter()
+        count = entry.get("cores") or (os.cpu_count() if entry.get("backend") == "host" else None)
+        if not count:
+            raise RuntimeError(f"the driver of adapter {entry['name']!r} does not tell its number of cores")
+        return int(count)
+
+    changed = _add(torch._C, "_mps_get_name", get_name)
+    return _add(torch._C, "_mps_get_core_count", get_core_count) or changed
+
+
+def _refuse(what: str) -> Callable[..., NoReturn]:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError(
+            f"{what} needs Apple's Metal, and this mps device does not run on Metal. See rivulet.adapter()"
+        )
+
+    return refuse
+
+
+def _shaders(native: Native) -> bool:
+    changed = _add(torch._C, "_mps_compileShader", _refuse("torch.mps.compile_shader"))
+    refuse_library = _refuse("torch.mps.load_metallib")
+    changed |= _add(torch._C, "_mps_loadMetalllib", refuse_library)
+    changed |= _add(torch._C, "_mps_loadMetallibFromPath", refuse_library)
+    return _add(torch.mps, "load_metallib", refuse_library) or changed
+
+
+def _capture(native: Native) -> bool:
+    def no() -> bool:
+        return False
+
+    changed = _add(torch._C, "_mps_isCaptureEnabled", no)
+    changed |= _add(torch._C, "_mps_isCapturing", no)
+    changed |= _add(torch._C, "_mps_startCapture", _refuse("torch.mps.profiler.metal_capture"))
+    return _add(torch._C, "_mps_stopCapture", lambda: None) or changed
+
+
+def _host_alias(native: Native) -> bool:
+    changed = _add(torch._C, "_mps_host_alias_storage", _storage.host_alias_storage)
+    return _add(torch.mps, "_host_alias_storage", _storage.host_alias_storage) or changed
+
+
+def _storage_new(native: Native) -> bool:
+    return _wrap(torch.UntypedStorage, "__new__", _storage.storage_new)
+
+
+def _storage_sharing(native: Native) -> bool:
+    changed = False
+    for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
+        changed |= _wrap(torch.UntypedStorage, name, _storage.refuse_sharing)
+    return changed
+
+
+def _inductor(native: Native) -> bool:
+    wrapper = getattr(torch, "_TorchCompileInductorWrapper", None)
+    if wrapper is None:
+        raise Skip("torch has no _TorchCompileInductorWrapper; torch.compile needs backend='eager' for mps")
+    return _wrap(wrapper, "__call__", _compile.wrap_inductor, leading=("self", "model_", "inputs_"))
+
+
+def _cached_answers(native: Native) -> bool:
+    cleared = False
+    for name in ("is_available", "is_macos_or_newer", "is_macos13_or_newer", "get_name", "get_core_count"):
+        clear = getattr(getattr(torch.backends.mps, name, None), "cache_clear", None)
+        if clear is not None:
+            clear()
+            cleared = True
+    return cleared
+
+
+PATCHES: tuple[Patch, ...] = (
+    Patch("torch._C._has_mps", "constant False in Linux builds; is_built(), device_count() read it", "1.12", _has_mps),
+    Patch("torch.mps._is_in_bad_fork", "PyTorch tracks forks of its own MPS only", "2.0", _bad_fork),
+    Patch("torch.mps.streams", "missing before 2.15, a dummy class in Linux builds since", "2.15", _stream),
+    Patch("torch._C._MPSStreamBase", "what torch.mps.Stream stands on; macOS builds only", "2.15", _stream_internals),
+    Patch("torch.mps.Event", "stock events work on the default stream only", "2.0", _event),
+    Patch("torch.mps.release_current_thread_slot", "gives a thread's slot back early", "none", _release_slot),
+    Patch("torch._C._mps_get_name", "macOS builds only, with _mps_get_core_count", "2.9", _adapter_facts),
+    Patch("torch._C._mps_compileShader", "macOS builds only, with load_metallib: refused", "2.6", _shaders),
+    Patch("torch._C._mps_startCapture", "macOS builds only, with its relatives: refused", "2.6", _capture),
+    Patch("torch._C._mps_host_alias_storage", "macOS builds only, and missing before 2.13", "2.13", _host_alias),
+    Patch("torch.UntypedStorage.__new__", "refuses mps in Linux builds; deepcopy and torch.load use it", "2.0", _storage_new),
+    Patch("torch.UntypedStorage._share_*_cpu_", "would turn an mps storage into a CPU one in place", "2.0", _storage_sharing),
+    Patch("torch._TorchCompileInductorWrapper", "inductor needs Metal's compiler for mps: run as captured", "2.0", _inductor),
+    Patch("torch.backends.mps", "forget answers that were cached before the device existed", "2.0", _cached_answers),
+)
+
+
+def apply_all(native: Native) -> list[Outcome]:
+    """Applies the table. Never raises; safe to call again."""
+    return [_apply(patch, native) for patch in PATCHES]
+
+
+def _apply(patch: Patch, native: Native) -> Outcome:
+    try:
+        state, note = ("applied" if patch.apply(native) else "present"), ""
+    except Skip as skip:
+        state, note = "skipped", str(skip)
+    except Exception as error:
+        state, note = "skipped", f"{type(error).__name__}: {error}"
+    return Outcome(patch.name, patch.why, patch.since, state, note)
