@@ -4,4 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod blocking;
+pub mod hazard;
 pub mod ids;
+pub mod memory;

@@ -1,0 +1,291 @@
+//! The operands of one op, locked together.
+
+use super::lock::{Hold, Mode, Patience};
+use super::{Tracking, held};
+use crate::blocking::{self, Interrupted};
+use crate::ids::{Access, Point, Progress, StreamId};
+use crate::memory::Block;
+use smallvec::SmallVec;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+/// Operands kept without allocating.
+const INLINE: usize = 8;
+
+/// How long an op inside another op of its thread waits for a block out of order.
+#[cfg(not(test))]
+const NESTED_LIMIT: Duration = Duration::from_secs(30);
+#[cfg(test)]
+const NESTED_LIMIT: Duration = Duration::from_millis(300);
+
+/// Points to wait for: the highest of each stream.
+pub type Waits = SmallVec<[Point; 4]>;
+
+/// Why operands could not be taken. None of them is held then. Transient.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HazardError {
+    /// A signal ended the wait.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// An op inside an op (a CPU kernel that called back into Python) met a block that another thread kept.
+    #[error(
+        "gave up after {} s waiting for the tensor memory at {address:#x} ({bytes} bytes), which another thread is \
+         using: this thread waits inside an operation that itself holds {holding} tensors, so the two may be \
+         waiting for each other; let the callback use only tensors of the operation it runs in, or new ones",
+        waited.as_secs_f32()
+    )]
+    NestedTimeout {
+        /// Address of the block.
+        address: usize,
+        /// Its size.
+        bytes: u64,
+        /// Blocks that the thread holds.
+        holding: usize,
+        /// How long it waited.
+        waited: Duration,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not taken yet.
+    Free,
+    Held(Hold),
+    /// By an op that this one is inside of.
+    Outer,
+}
+
+#[derive(Debug)]
+struct Entry<'a> {
+    block: &'a Block,
+    access: Access,
+    state: State,
+}
+
+impl Entry<'_> {
+    #[inline]
+    fn key(&self) -> usize {
+        key(self.block)
+    }
+
+    fn mode(&self) -> Mode {
+        match self.access {
+            Access::Read => Mode::Shared,
+            Access::Write => Mode::Exclusive,
+        }
+    }
+}
+
+/// Blocks are ordered by where their headers lie: unlike data, no two of them can share an address.
+#[inline]
+fn key(block: &Block) -> usize {
+    std::ptr::from_ref(block).addr()
+}
+
+/// The operands of one op, all locked. Dropping it lets go. Belongs to the thread that made it.
+#[derive(Debug)]
+pub struct OperandSet<'a> {
+    /// By rising key, each block once.
+    entries: SmallVec<[Entry<'a>; INLINE]>,
+    /// Blocks that this set has put on the thread's list.
+    listed: usize,
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'a> OperandSet<'a> {
+    /// Locks the blocks of `operands`, a block named twice in its stronger mode. A block that this thread already
+    /// holds in an op around this one is left as it is. Waits where another thread holds a block in a conflicting
+    /// mode; engine locks must not be held. `stream` chooses the cell of shared blocks.
+    ///
+    /// With [`Tracking::Off`] nothing is locked and the set is empty.
+    ///
+    /// # Errors
+    /// [`HazardError`]; nothing is held then.
+    pub fn acquire(
+        operands: &[(&'a Block, Access)],
+        stream: StreamId,
+        tracking: Tracking,
+    ) -> Result<Self, HazardError> {
+        let mut set = Self { entries: SmallVec::new(), listed: 0, not_send: PhantomData };
+        if tracking == Tracking::Off {
+            return Ok(set);
+        }
+        set.sort_in(operands);
+        let highest = held::with(|held| set.mark_outer(held)).flatten();
+        for index in 0..set.entries.len() {
+            let entry = &mut set.entries[index];
+            if matches!(entry.state, State::Outer) {
+                continue;
+            }
+            match entry.block.lock().try_lock(entry.mode(), stream) {
+                Some(hold) => entry.state = State::Held(hold),
+                None => set.wait_for(index, stream, highest)?,
+            }
+        }
+        set.list();
+        Ok(set)
+    }
+
+    #[inline]
+    fn sort_in(&mut self, operands: &[(&'a Block, Access)]) {
+        if operands.len() > 4 * INLINE {
+            let entry = |&(block, access): &(&'a Block, Access)| Entry { block, access, state: State::Free };
+            self.entries.extend(operands.iter().map(entry));
+            // Writes first, so that the one kept of equal blocks is the stronger.
+            self.entries.sort_unstable_by_key(|entry| (entry.key(), entry.access == Access::Read));
+            self.entries.dedup_by_key(|entry| entry.key());
+            return;
+        }
+        for &(block, access) in operands {
+            let place = self.entries.iter().rposition(|other| other.key() <= key(block));
+            match place {
+                Some(place) if self.entries[place].key() == key(block) => {
+                    let other = &mut self.entries[place].access;
+                    *other = access.max(*other);
+                }
+                _ => {
+                    let at = place.map_or(0, |place| place + 1);
+                    self.entries.insert(at, Entry { block, access, state: State::Free });
+                }
+            }
+        }
+    }
+
+    /// Marks what the thread already holds; the highest key of it.
+    #[inline]
+    fn mark_outer(&mut self, held: &[usize]) -> Option<usize> {
+        if held.is_empty() {
+            return None;
+        }
+        for entry in &mut self.entries {
+            if held.contains(&entry.key()) {
+                entry.state = State::Outer;
+            }
+        }
+        held.iter().copied().max()
+    }
+
+    /// Waits for one block. `highest` is the highest key that ops around this one hold.
+    #[cold]
+    fn wait_for(&mut self, index: usize, stream: StreamId, highest: Option<usize>) -> Result<(), HazardError> {
+        // A signal handler that runs while this waits is an op inside this one.
+        self.list();
+        let entry = &mut self.entries[index];
+        let start = Instant::now();
+        // In order there can be no circle, however long the wait.
+        let limit = highest.filter(|&highest| highest > entry.key()).map(|_| NESTED_LIMIT);
+        let mut patience = Patience::default();
+        let mut hold = None;
+        let (lock, mode) = (entry.block.lock(), entry.mode());
+        blocking::wait_loop(|longest| {
+            hold = lock.lock_for(mode, stream, Some(longest), &mut patience);
+            hold.is_some() || limit.is_some_and(|limit| start.elapsed() >= limit)
+        })?;
+        match hold {
+            Some(hold) => {
+                entry.state = State::Held(hold);
+                Ok(())
+            }
+            None => Err(HazardError::NestedTimeout {
+                address: entry.block.address(),
+                bytes: entry.block.size(),
+                holding: held::with(|held| held.len()).unwrap_or(0),
+                waited: start.elapsed(),
+            }),
+        }
+    }
+
+    /// Puts what is held and not yet listed on the thread's list.
+    #[inline]
+    fn list(&mut self) {
+        let taken = self.entries.iter().filter(|entry| matches!(entry.state, State::Held(_)));
+        let listed = self.listed;
+        self.listed = held::with(|held| {
+            let before = held.len();
+            held.extend(taken.skip(listed).map(Entry::key));
+            listed + held.len() - before
+        })
+        .unwrap_or(listed);
+    }
+
+    /// Device work that has to be complete before this op may touch its operands, of the own stream too: of each
+    /// stream the highest value, without what `progress` knows to be complete.
+    pub fn waits(&self, progress: &dyn Progress) -> Waits {
+        let mut waits = Waits::new();
+        for entry in &self.entries {
+            let stamps = entry.block.stamps();
+            if stamps.is_empty() {
+                continue;
+            }
+            stamps.conflicts(entry.access, entry.block.lock().cells(), |point| {
+                if progress.completed(point.stream) >= point.value {
+                    return;
+                }
+                match waits.iter_mut().find(|other| other.stream == point.stream) {
+                    Some(other) => other.value = other.value.max(point.value),
+                    None => waits.push(point),
+                }
+            });
+        }
+        waits
+    }
+
+    /// Notes that the device will touch the operands at `value` of `stream`, after everything in
+    /// [`OperandSet::waits`].
+    pub fn stamp_device(&self, stream: StreamId, value: u64) {
+        let point = Point { stream, value };
+        for entry in &self.entries {
+            let (stamps, cells) = (entry.block.stamps(), entry.block.lock().cells());
+            match (entry.access, &entry.state) {
+                (Access::Write, _) => stamps.record_write(point, cells),
+                (Access::Read, State::Held(Hold::Cell(index))) => {
+                    stamps.record_read(point, cells.get(usize::from(*index)).map(|cell| &**cell));
+                }
+                (Access::Read, _) => stamps.record_read(point, None),
+            }
+        }
+    }
+
+    /// Forgets the stamps that conflict with this op. The caller has waited for all of [`OperandSet::waits`].
+    pub fn clear_waited(&self) {
+        for entry in &self.entries {
+            entry.block.stamps().clear_waited(entry.access, entry.block.lock().cells());
+        }
+    }
+
+    /// The blocks, each once, with the stronger access.
+    pub fn blocks(&self) -> impl Iterator<Item = (&'a Block, Access)> + '_ {
+        self.entries.iter().map(|entry| (entry.block, entry.access))
+    }
+}
+
+impl Drop for OperandSet<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.listed > 0 {
+            let (entries, listed) = (&self.entries, self.listed);
+            held::with(|held| unlist(held, entries, listed));
+        }
+        for entry in self.entries.iter().rev() {
+            if let State::Held(hold) = entry.state {
+                entry.block.lock().unlock(hold);
+            }
+        }
+    }
+}
+
+#[inline]
+fn unlist(held: &mut Vec<usize>, entries: &[Entry<'_>], listed: usize) {
+    let mut own = entries.iter().filter(|entry| matches!(entry.state, State::Held(_))).take(listed);
+    let start = held.len().saturating_sub(listed);
+    // Sets of a thread normally end in the reverse of the order in which they began.
+    if held[start..].iter().copied().eq(own.by_ref().map(Entry::key)) {
+        held.truncate(start);
+        return;
+    }
+    for entry in entries.iter().filter(|entry| matches!(entry.state, State::Held(_))).take(listed) {
+        if let Some(at) = held.iter().rposition(|&other| other == entry.key()) {
+            held.remove(at);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A block: the range of bytes behind one tensor storage.
+
+use crate::hazard::Stamps;
+use crate::hazard::lock::BlockLock;
+use crate::ids::StreamId;
+use rivulet_hal::sync::Arc;
+use rivulet_hal::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use rivulet_hal::{BufferRange, ByteRange, Memory};
+
+/// Where a block's bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// From a segment of one stream, at most 1 MiB.
+    Small,
+    /// From a segment that all streams share.
+    Large,
+    /// Host memory that somebody else allocated.
+    Adopted,
+}
+
+/// What a block is made of; fixed from when it is handed out until it is taken apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) address: usize,
+    pub(crate) size: u64,
+    /// None where the memory is adopted.
+    pub(crate) memory: Option<Arc<dyn Memory>>,
+    /// Start of the segment.
+    pub(crate) base: usize,
+    pub(crate) home: StreamId,
+    pub(crate) kind: BlockKind,
+}
+
+/// A range of bytes from the [allocator](crate::memory::Allocator), with its lock and its stamps. Shared by `Arc`;
+/// given back with [`Allocator::free`](crate::memory::Allocator::free), not by dropping it: a block whose handles
+/// were all dropped stays allocated.
+///
+/// All methods may be called from any thread.
+#[derive(Debug)]
+pub struct Block {
+    // The lock's word and the stamps come first: an op touches nothing else of a block.
+    lock: BlockLock,
+    stamps: Stamps,
+    geometry: Geometry,
+    requested: AtomicU64,
+    /// How often the block has been handed out and not yet freed; more than 1 only where memory was adopted twice.
+    pub(super) owners: AtomicU32,
+    /// Frees that wait on the return list.
+    pub(super) returned: AtomicU32,
+    /// Address of the next block of the return list; 0 ends it.
+    pub(super) next: AtomicUsize,
+}
+
+impl Block {
+    pub(crate) fn new(geometry: Geometry) -> Self {
+        Self {
+            lock: BlockLock::new(),
+            stamps: Stamps::new(),
+            geometry,
+            requested: AtomicU64::new(0),
+            owners: AtomicU32::new(0),
+            returned: AtomicU32::new(0),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Turns the header of an idle block into that of another. False, and nothing done, where the lock is not idle.
+    pub(crate) fn renew(&mut self, geometry: Geometry) -> bool {
+        let stamps = &self.stamps;
+        if !self.lock.try_reset(|cells| stamps.clear(cells)) {
+            return false;
+        }
+        self.geometry = geometry;
+        true
+    }
+
+    /// Drops the memory of an unused header.
+    pub(crate) fn vacate(&mut self) {
+        self.geometry.memory = None;
+    }
+
+    /// Address of the first byte; the data pointer of a tensor storage.
+    pub fn address(&self) -> usize {
+        self.geometry.address
+    }
+
+    /// Bytes that may be used, at least those requested.
+    pub fn size(&self) -> u64 {
+        self.geometry.size
+    }
+
+    /// Bytes that were asked for.
+    pub fn requested(&self) -> u64 {
+        self.requested.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_requested(&self, bytes: u64) {
+        self.requested.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Stream that allocated the block.
+    pub fn home(&self) -> StreamId {
+        self.geometry.home
+    }
+
+    /// Where the bytes come from.
+    pub fn kind(&self) -> BlockKind {
+        self.geometry.kind
+    }
+
+    pub(crate) fn base(&self) -> usize {
+        self.geometry.base
+    }
+
+    /// The block as the driver sees it; `None` for adopted memory, which only the CPU can reach.
+    pub fn buffer(&self) -> Option<BufferRange> {
+        let start = self.offset();
+        let range = ByteRange { start, end: start + self.geometry.size };
+        self.geometry.memory.as_ref().map(|memory| BufferRange { memory: Arc::clone(memory), range })
+    }
+
+    /// The driver's allocation that the block is a part of.
+    pub fn memory(&self) -> Option<&Arc<dyn Memory>> {
+        self.geometry.memory.as_ref()
+    }
+
+    /// Offset of the first byte in [`Block::memory`].
+    pub fn offset(&self) -> u64 {
+        (self.geometry.address - self.geometry.base) as u64
+    }
+
+    /// The lock that orders accesses.
+    #[inline]
+    pub fn lock(&self) -> &BlockLock {
+        &self.lock
+    }
+
+    /// What the device still has to do with the block. To be read and written while holding the lock.
+    #[inline]
+    pub fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
+    /// True from when the block is handed out until it is freed.
+    pub fn is_live(&self) -> bool {
+        self.owners.load(Ordering::Acquire) > 0
+    }
+}

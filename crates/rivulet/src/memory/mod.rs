@@ -1,0 +1,3 @@
+//! Device memory.
+mod block;
+pub use block::{Block, BlockKind};
