@@ -23,6 +23,7 @@ pub mod sim;
 pub mod sync;
 pub mod thread;
 
+mod cpu;
 mod error;
 pub use error::{HalError, SubmitFailure};
 

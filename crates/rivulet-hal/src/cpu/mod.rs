@@ -1,0 +1,59 @@
+//! What the drivers share that run on the CPU's memory: allocation, recorded commands, the clock.
+
+mod command;
+mod memory;
+mod system;
+
+pub(crate) use command::{Command, Op, Recording, Span, Timestamps};
+pub(crate) use memory::{Allocation, Budget};
+pub(crate) use system::{memory_limit, physical_memory};
+
+use crate::sync::Arc;
+use crate::{ByteRange, HalError, HostKernel, PipelineDesc, PipelineSource};
+use std::time::Instant;
+
+/// Nanoseconds of the monotonic clock since the first call in this process.
+pub(crate) fn now_ns() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Refuses a range that does not lie inside `size` bytes.
+pub(crate) fn check_range(range: ByteRange, size: u64, what: &str) -> Result<(), HalError> {
+    if range.start <= range.end && range.end <= size {
+        return Ok(());
+    }
+    let ByteRange { start, end } = range;
+    Err(HalError::Usage(format!("{what}: bytes {start}..{end} of a memory of {size} bytes")))
+}
+
+/// A Rust function as a pipeline, the only kind these drivers run.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    pub(crate) label: Arc<str>,
+    function: HostKernel,
+    bindings: u32,
+    param_bytes: u32,
+}
+
+impl Kernel {
+    pub(crate) fn new(desc: &PipelineDesc, driver: &str) -> Result<Self, HalError> {
+        let found = match &desc.source {
+            PipelineSource::Host(function) => {
+                let (bindings, param_bytes) = (desc.bindings, desc.param_bytes);
+                return Ok(Self {
+                    label: desc.label.as_str().into(),
+                    function: *function,
+                    bindings,
+                    param_bytes,
+                });
+            }
+            PipelineSource::SpirV(_) => "SPIR-V",
+            PipelineSource::Msl { .. } => "Metal Shading Language",
+        };
+        let reason =
+            format!("the {driver} driver runs Rust functions (PipelineSource::Host) only, not {found}");
+        Err(HalError::Compile { label: desc.label.clone(), reason })
+    }
+}
