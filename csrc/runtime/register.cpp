@@ -10,7 +10,7 @@
 #include "runtime/allocator.h"
 #include "runtime/guard.h"
 #include "runtime/hooks.h"
-#include "rivulet_torch.h"
+#include "rivulet_adaptor.h"
 
 namespace {
 
@@ -64,7 +64,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
 
 } // namespace
 
-extern "C" int32_t rivulet_torch_register(int32_t accelerator) {
+extern "C" int32_t rivulet_adaptor_register(int32_t accelerator) {
   try {
     register_everything(static_cast<rivulet::AcceleratorChoice>(accelerator));
     return RIVULET_OK;
@@ -78,10 +78,10 @@ extern "C" int32_t rivulet_torch_register(int32_t accelerator) {
   return RIVULET_ERROR;
 }
 
-extern "C" const char* rivulet_torch_last_error() {
+extern "C" const char* rivulet_adaptor_last_error() {
   return last_error().c_str();
 }
 
-extern "C" const char* rivulet_torch_built_for() {
+extern "C" const char* rivulet_adaptor_built_for() {
   return TORCH_VERSION;
 }

@@ -59,8 +59,8 @@ int32_t rivulet_stream_synchronize(uint32_t id);
 int32_t rivulet_synchronize(void);
 /* Gives the calling thread's slot back (nothing where it has none). */
 int32_t rivulet_thread_release(void);
-/* callback(1) is called on a Python thread, GIL held, when it takes a slot, so that Python can hook the
- * thread's end. */
+/* callback() is called on a Python thread, GIL held, when it takes a slot, so that Python can hook the thread's
+ * end. */
 void rivulet_set_thread_callback(void (*callback)(void));
 
 /* --- events ----------------------------------------------------------------------------------------- */
@@ -127,6 +127,14 @@ uint64_t rivulet_rng_get_offset(const rivulet_rng *rng);
 void rivulet_rng_set(rivulet_rng *rng, uint64_t seed, uint64_t offset);
 /* Reserves a range of the counter and gives a 64-bit seed that no other call gets. */
 uint64_t rivulet_rng_draw(rivulet_rng *rng);
+
+/* --- PyTorch ------------------------------------------------------------------------------------------- */
+/* Registers hooks, guard, allocator and kernels for mps with the PyTorch of this process, after looking at what is
+ * there. Call once, at the end of `import torch`, GIL held. accelerator: 0 chooses mps where no CUDA device is
+ * present, 1 mps, 2 cuda. On failure mps stays unavailable; rivulet_last_error says why. */
+int32_t rivulet_torch_register(int32_t accelerator);
+/* The PyTorch version that the C++ adaptor was compiled against, e.g. "2.11.0"; "" where it was left out. */
+const char *rivulet_torch_built_for(void);
 
 #ifdef __cplusplus
 }

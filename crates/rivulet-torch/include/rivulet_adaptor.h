@@ -1,0 +1,16 @@
+/* Entry points of the C++ adaptor. Rust exports them under the names of rivulet.h's last section. */
+#ifndef RIVULET_ADAPTOR_H
+#define RIVULET_ADAPTOR_H
+#include "rivulet.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+int32_t rivulet_adaptor_register(int32_t accelerator);
+const char *rivulet_adaptor_last_error(void);
+const char *rivulet_adaptor_built_for(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
