@@ -167,7 +167,12 @@ impl<'a> OperandSet<'a> {
 
     /// Waits for one block. `highest` is the highest key that ops around this one hold.
     #[cold]
-    fn wait_for(&mut self, index: usize, stream: StreamId, highest: Option<usize>) -> Result<(), HazardError> {
+    fn wait_for(
+        &mut self,
+        index: usize,
+        stream: StreamId,
+        highest: Option<usize>,
+    ) -> Result<(), HazardError> {
         // A signal handler that runs while this waits is an op inside this one.
         self.list();
         let entry = &mut self.entries[index];

@@ -391,7 +391,9 @@ mod tests {
         stamps.record_read(at(70_000, 1), None);
         stamps.record_read(at(3, 1 << 50), None);
         let points = list(&stamps, Access::Write, &[]);
-        assert!(points.contains(&(9, 109)) && points.contains(&(70_000, 1)) && points.contains(&(3, 1 << 50)));
+        assert!(
+            points.contains(&(9, 109)) && points.contains(&(70_000, 1)) && points.contains(&(3, 1 << 50))
+        );
         stamps.record_write(at(1 << 20, 4), &[]);
         assert_eq!(list(&stamps, Access::Read, &[]), [(1 << 20, 4)]);
         stamps.clear_waited(Access::Read, &[]);

@@ -4,7 +4,7 @@ use crate::hazard::Stamps;
 use crate::hazard::lock::BlockLock;
 use crate::ids::StreamId;
 use rivulet_hal::sync::Arc;
-use rivulet_hal::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use rivulet_hal::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use rivulet_hal::{BufferRange, ByteRange, Memory};
 
 /// Where a block's bytes come from.
@@ -45,6 +45,8 @@ pub struct Block {
     requested: AtomicU64,
     /// How often the block has been handed out and not yet freed; more than 1 only where memory was adopted twice.
     pub(super) owners: AtomicU32,
+    /// True where somebody is to be told when the block is free. Changed under the lock of the home stream's cache.
+    pub(super) lent: AtomicBool,
     /// Frees that wait on the return list.
     pub(super) returned: AtomicU32,
     /// Address of the next block of the return list; 0 ends it.
@@ -59,6 +61,7 @@ impl Block {
             geometry,
             requested: AtomicU64::new(0),
             owners: AtomicU32::new(0),
+            lent: AtomicBool::new(false),
             returned: AtomicU32::new(0),
             next: AtomicUsize::new(0),
         }
@@ -106,10 +109,6 @@ impl Block {
     /// Where the bytes come from.
     pub fn kind(&self) -> BlockKind {
         self.geometry.kind
-    }
-
-    pub(crate) fn base(&self) -> usize {
-        self.geometry.base
     }
 
     /// The block as the driver sees it; `None` for adopted memory, which only the CPU can reach.
