@@ -83,12 +83,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_set_memory_fraction": (_STATUS, (c_double,)),
     "rivulet_fallback_json": (_STATUS, (_TEXT,)),
     "rivulet_fallback_reset": (None, ()),
-}
-
-#: The bridge's own entry points, beside rivulet.h.
-BRIDGE_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_torch_register": (_STATUS, (c_int32,)),
-    "rivulet_torch_last_error": (c_char_p, ()),
     "rivulet_torch_built_for": (c_char_p, ()),
 }
 
@@ -122,10 +117,8 @@ class Native:
             function.argtypes = arguments
             return function
 
-        # The text has to outlive the call that returns it, so the pointer is not turned into bytes by ctypes.
-        signatures = {**SIGNATURES, **BRIDGE_SIGNATURES}
         self.c: dict[str, Callable[..., Any]] = {
-            name: bind(name, result, arguments) for name, (result, arguments) in signatures.items()
+            name: bind(name, result, arguments) for name, (result, arguments) in SIGNATURES.items()
         }
         if missing:
             raise LibraryError(f"{self.path} is not a library of this Rivulet: it lacks {', '.join(missing)}")
@@ -173,7 +166,7 @@ class Native:
     def register(self, accelerator: int) -> None:
         """Registers the device with PyTorch. accelerator: 0 to look, 1 mps, 2 cuda."""
         if self.c["rivulet_torch_register"](accelerator) != OK:
-            raise LibraryError(self._text("rivulet_torch_last_error") or self._text("rivulet_last_error"))
+            raise LibraryError(self._text("rivulet_last_error") or "registration failed without a message")
 
     def built_for(self) -> str:
         """The PyTorch version that the library was compiled for."""

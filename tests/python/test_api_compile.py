@@ -1,0 +1,117 @@
+"""`torch.compile`: every backend that needs no Metal compiler works, and the default one runs eagerly, told once."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    from rivulet import _compile
+
+    monkeypatch.setattr(_compile, "_warned", False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield lambda: [w for w in caught if "inductor" in str(w.message) and "mps" in str(w.message)]
+
+
+def mlp():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4)).to("mps").eval()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_backends_without_code_generation(backend, warned):
+    model, x = mlp(), torch.randn(3, 8, device="mps")
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    assert torch.equal(compiled(x).cpu(), model(x).cpu())
+    assert not warned()
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "reduce-overhead"}, {"dynamic": True}, {"fullgraph": True}], ids=str)
+def test_default_backend_runs_eagerly_and_warns(options, warned):
+    model, x = mlp(), torch.randn(3, 8, device="mps")
+    compiled = torch.compile(model, **options)
+    with torch.no_grad():
+        assert torch.equal(compiled(x).cpu(), model(x).cpu())
+        assert compiled(torch.randn(5, 8, device="mps")).shape == (5, 4)
+    assert len(warned()) == 1
+
+
+def test_warning_comes_once_for_many_models(warned):
+    for _ in range(3):
+        torch.compile(mlp())(torch.randn(2, 8, device="mps"))
+    assert len(warned()) == 1
+
+
+def test_gradients_flow(warned):
+    model, x = mlp(), torch.randn(3, 8, device="mps")
+    torch.compile(model)(x).sum().backward()
+    compiled = [p.grad.cpu().clone() for p in model.parameters()]
+    model.zero_grad()
+    model(x).sum().backward()
+    assert all(torch.allclose(a, p.grad.cpu()) for a, p in zip(compiled, model.parameters(), strict=True))
+
+
+def test_module_compile_in_place(warned):
+    model, x = mlp(), torch.randn(3, 8, device="mps")
+    expected = model(x).cpu()
+    model.compile()
+    assert torch.equal(model(x).cpu(), expected) and len(warned()) == 1
+
+
+def test_function_that_moves_to_mps_inside(warned):
+    @torch.compile
+    def double(x):
+        return (x.to("mps") * 2).cpu()
+
+    assert double(torch.ones(3)).tolist() == [2, 2, 2]
+    assert len(warned()) == 1
+
+
+def test_function_that_makes_mps_tensors_inside(warned):
+    @torch.compile
+    def make(x):
+        return x + torch.ones(3, device="mps").cpu()
+
+    assert make(torch.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_graphs_without_mps_still_reach_inductor(monkeypatch, warned):
+    import torch._inductor.compile_fx as compile_fx
+
+    seen = []
+
+    def recorded(graph, inputs, **options):
+        seen.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compile_fx, "compile_fx", recorded)
+    assert torch.compile(lambda x: x * 2)(torch.ones(3)).tolist() == [2, 2, 2]
+    assert len(seen) == 1 and not warned()
+    torch._dynamo.reset()
+    torch.compile(lambda x: x * 2)(torch.ones(3, device="mps"))
+    assert len(seen) == 1
+
+
+def test_compiled_model_from_several_threads(in_threads, warned):
+    model = mlp()
+    compiled = torch.compile(model)
+    inputs = [torch.randn(3, 8, device="mps") for _ in range(4)]
+    compiled(inputs[0])
+
+    def body(index):
+        with torch.no_grad():
+            return all(torch.equal(compiled(inputs[index]).cpu(), model(inputs[index]).cpu()) for _ in range(10))
+
+    assert in_threads(4, body) == [True] * 4
