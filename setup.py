@@ -13,7 +13,7 @@ from setuptools.dist import Distribution
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
 except ImportError:
-    sys.exit(f"setuptools {setuptools.__version__} is too old, 70.1 or newer is needed: pip install -U setuptools")
+    sys.exit(f"setuptools {setuptools.__version__} is too old: pip install \"setuptools>=70.1,<82\"")
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
