@@ -213,16 +213,25 @@ impl BlockLock {
         self.cells.get().map_or(&[], |cells| cells)
     }
 
-    /// Goes back to central mode. False where the lock is not idle, or a cell still has a stamp that `keep` could
-    /// not take over.
+    /// Goes back to central mode; `keep` takes over what the cells know. False where the lock is not idle.
     pub(crate) fn try_reset(&self, keep: impl FnOnce(&[CachePadded<Cell>])) -> bool {
         let Some(hold) = self.try_exclusive() else { return false };
         keep(self.cells());
         self.word.fetch_and(!CELLS, Ordering::Relaxed);
-        self.changes.store(0, Ordering::Relaxed);
-        self.last_reader.store(u32::MAX, Ordering::Relaxed);
+        self.forget_readers();
         self.unlock(hold);
         true
+    }
+
+    /// The same for a lock that nobody else can reach.
+    pub(crate) fn reset(&mut self) {
+        self.word.store(0, Ordering::Relaxed);
+        self.forget_readers();
+    }
+
+    fn forget_readers(&self) {
+        self.changes.store(0, Ordering::Relaxed);
+        self.last_reader.store(u32::MAX, Ordering::Relaxed);
     }
 
     #[inline]

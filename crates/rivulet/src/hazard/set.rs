@@ -111,7 +111,7 @@ impl<'a> OperandSet<'a> {
             return Ok(set);
         }
         set.sort_in(operands);
-        let highest = held::with(|held| set.mark_outer(held)).flatten();
+        let highest = if held::len() > 0 { set.mark_outer() } else { None };
         for index in 0..set.entries.len() {
             let entry = &mut set.entries[index];
             if matches!(entry.state, State::Outer) {
@@ -152,17 +152,12 @@ impl<'a> OperandSet<'a> {
     }
 
     /// Marks what the thread already holds; the highest key of it.
-    #[inline]
-    fn mark_outer(&mut self, held: &[usize]) -> Option<usize> {
-        if held.is_empty() {
-            return None;
+    #[cold]
+    fn mark_outer(&mut self) -> Option<usize> {
+        for entry in self.entries.iter_mut().filter(|entry| held::contains(entry.key())) {
+            entry.state = State::Outer;
         }
-        for entry in &mut self.entries {
-            if held.contains(&entry.key()) {
-                entry.state = State::Outer;
-            }
-        }
-        held.iter().copied().max()
+        held::highest()
     }
 
     /// Waits for one block. `highest` is the highest key that ops around this one hold.
@@ -194,7 +189,7 @@ impl<'a> OperandSet<'a> {
             None => Err(HazardError::NestedTimeout {
                 address: entry.block.address(),
                 bytes: entry.block.size(),
-                holding: held::with(|held| held.len()).unwrap_or(0),
+                holding: held::len(),
                 waited: start.elapsed(),
             }),
         }
@@ -204,13 +199,23 @@ impl<'a> OperandSet<'a> {
     #[inline]
     fn list(&mut self) {
         let taken = self.entries.iter().filter(|entry| matches!(entry.state, State::Held(_)));
-        let listed = self.listed;
-        self.listed = held::with(|held| {
-            let before = held.len();
-            held.extend(taken.skip(listed).map(Entry::key));
-            listed + held.len() - before
-        })
-        .unwrap_or(listed);
+        for entry in taken.skip(self.listed) {
+            held::push(entry.key());
+            self.listed += 1;
+        }
+    }
+
+    /// Takes them off again.
+    #[inline]
+    fn unlist(&self) {
+        let mut own = self.entries.iter().filter(|entry| matches!(entry.state, State::Held(_)));
+        // Sets of a thread normally end in the reverse of the order in which they began.
+        if let Some(first) = own.next()
+            && !held::truncate(first.key(), self.listed)
+        {
+            held::remove(first.key());
+            own.take(self.listed - 1).for_each(|entry| held::remove(entry.key()));
+        }
     }
 
     /// Device work that has to be complete before this op may touch its operands, of the own stream too: of each
@@ -268,29 +273,12 @@ impl Drop for OperandSet<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.listed > 0 {
-            let (entries, listed) = (&self.entries, self.listed);
-            held::with(|held| unlist(held, entries, listed));
+            self.unlist();
         }
         for entry in self.entries.iter().rev() {
             if let State::Held(hold) = entry.state {
                 entry.block.lock().unlock(hold);
             }
-        }
-    }
-}
-
-#[inline]
-fn unlist(held: &mut Vec<usize>, entries: &[Entry<'_>], listed: usize) {
-    let mut own = entries.iter().filter(|entry| matches!(entry.state, State::Held(_))).take(listed);
-    let start = held.len().saturating_sub(listed);
-    // Sets of a thread normally end in the reverse of the order in which they began.
-    if held[start..].iter().copied().eq(own.by_ref().map(Entry::key)) {
-        held.truncate(start);
-        return;
-    }
-    for entry in entries.iter().filter(|entry| matches!(entry.state, State::Held(_))).take(listed) {
-        if let Some(at) = held.iter().rposition(|&other| other == entry.key()) {
-            held.remove(at);
         }
     }
 }

@@ -406,18 +406,41 @@ impl Allocator {
     }
 
     /// Makes a block of host memory that somebody else allocated: `bytes` at `address`, which stay valid until `drop`
-    /// is called. Memory inside a live adopted range of the same stream shares its block; where memory may be known
-    /// already (an import), [`Allocator::find`] and [`Allocator::share`] come first.
+    /// is called. Two blocks over the same bytes do not know of each other; where memory may be known already (an
+    /// import), [`Allocator::find`] and [`Allocator::share`] come first.
+    ///
+    /// The driver cannot reach the block ([`Block::buffer`] is `None`); [`Allocator::adopt_memory`] is for memory that
+    /// it can.
     ///
     /// # Errors
-    /// [`MemoryError::CannotAdopt`], [`MemoryError::ZeroSize`], [`MemoryError::BadRange`],
-    /// [`MemoryError::Overlap`]. `drop` is not called then; it is dropped.
+    /// [`MemoryError::CannotAdopt`], [`MemoryError::ZeroSize`], [`MemoryError::BadRange`]. `drop` is not called
+    /// then; it is dropped.
     pub fn adopt(
         &self,
         address: usize,
         bytes: u64,
         stream: StreamId,
         drop: DropFn,
+    ) -> Result<Arc<Block>, MemoryError> {
+        self.adopt_range(address, bytes, None, stream, Some(drop))
+    }
+
+    /// Makes a block of a whole memory that did not come from this allocator. The reference goes when the block is
+    /// freed and idle.
+    ///
+    /// # Errors
+    /// As [`Allocator::adopt`].
+    pub fn adopt_memory(&self, memory: Arc<dyn Memory>, stream: StreamId) -> Result<Arc<Block>, MemoryError> {
+        self.adopt_range(memory.address(), memory.size(), Some(memory), stream, None)
+    }
+
+    fn adopt_range(
+        &self,
+        address: usize,
+        bytes: u64,
+        memory: Option<Arc<dyn Memory>>,
+        stream: StreamId,
+        drop: Option<DropFn>,
     ) -> Result<Arc<Block>, MemoryError> {
         let info = self.device.info();
         if !(info.unified_memory && info.inline_completion) {
@@ -426,22 +449,18 @@ impl Allocator {
         if bytes == 0 {
             return Err(MemoryError::ZeroSize);
         }
-        let end = usize::try_from(bytes).ok().and_then(|bytes| address.checked_add(bytes));
-        if address == 0 || end.is_none() {
-            return Err(MemoryError::BadRange { address, bytes });
-        }
+        let fits = |&bytes: &usize| address != 0 && address.checked_add(bytes).is_some();
+        let length = usize::try_from(bytes).ok().filter(fits);
+        let length = length.ok_or(MemoryError::BadRange { address, bytes })?;
         let mut drops = Drops::new();
         let mut cache = self.shard(stream).lock(&self.books, &mut drops);
         cache.retry_deferred(&Unknown, &mut drops);
-        let before = cache.counts.adopted;
-        let adopted = cache.adopt(address, bytes, stream, drop);
-        if cache.counts.adopted != before {
-            self.books.reserved.add(bytes);
-            self.books.allocated.add(bytes);
-        }
+        let block = cache.adopt(address, length, memory, stream, drop);
+        self.books.reserved.add(bytes);
+        self.books.allocated.add(bytes);
         std::mem::drop(cache);
         run(drops);
-        adopted.map_err(|(error, _)| error)
+        Ok(block)
     }
 
     /// Gives a live block one more owner: it is free after one more [`Allocator::free`], and `drop` is called then.

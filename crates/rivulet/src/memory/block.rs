@@ -29,6 +29,8 @@ pub(crate) struct Geometry {
     pub(crate) base: usize,
     pub(crate) home: StreamId,
     pub(crate) kind: BlockKind,
+    /// Place in the table of adopted memory.
+    pub(crate) slot: u32,
 }
 
 /// A range of bytes from the [allocator](crate::memory::Allocator), with its lock and its stamps. Shared by `Arc`;
@@ -49,7 +51,7 @@ pub struct Block {
     pub(super) lent: AtomicBool,
     /// Frees that wait on the return list.
     pub(super) returned: AtomicU32,
-    /// Address of the next block of the return list; 0 ends it.
+    /// [`Block::link`] of the next block of the return list; 0 ends it.
     pub(super) next: AtomicUsize,
 }
 
@@ -67,19 +69,21 @@ impl Block {
         }
     }
 
-    /// Turns the header of an idle block into that of another. False, and nothing done, where the lock is not idle.
+    /// Turns the header of an idle block into that of another, without stamps. False, and nothing done, where the
+    /// lock is not idle.
     pub(crate) fn renew(&mut self, geometry: Geometry) -> bool {
-        let stamps = &self.stamps;
-        if !self.lock.try_reset(|cells| stamps.clear(cells)) {
+        if !self.lock.is_idle() {
             return false;
         }
+        self.stamps.clear(self.lock.cells());
+        self.lock.reset();
         self.geometry = geometry;
         true
     }
 
-    /// Drops the memory of an unused header.
-    pub(crate) fn vacate(&mut self) {
-        self.geometry.memory = None;
+    /// Takes the memory out of an unused header.
+    pub(crate) fn vacate(&mut self) -> Option<Arc<dyn Memory>> {
+        self.geometry.memory.take()
     }
 
     /// Address of the first byte; the data pointer of a tensor storage.
@@ -138,6 +142,19 @@ impl Block {
     #[inline]
     pub fn stamps(&self) -> &Stamps {
         &self.stamps
+    }
+
+    /// What names the block on its stream's return list: its address, or an odd number that holds its slot, because
+    /// memory can be adopted twice.
+    pub(super) fn link(&self) -> usize {
+        match self.geometry.kind {
+            BlockKind::Adopted => (self.geometry.slot as usize) << 1 | 1,
+            BlockKind::Small | BlockKind::Large => self.geometry.address,
+        }
+    }
+
+    pub(super) fn slot(&self) -> u32 {
+        self.geometry.slot
     }
 
     /// True from when the block is handed out until it is freed.

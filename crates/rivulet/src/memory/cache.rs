@@ -4,12 +4,13 @@
 //! into the driver, PyTorch or a wait. A free that finds the lock taken puts the block on the return list, which
 //! is lock-free; the next one to hold the lock empties it.
 
+use super::DropFn;
 use super::block::{Block, BlockKind, Geometry};
 use super::segments::{Headers, Pool};
 use super::size_class::{self, CLASSES, SizeClass};
 use super::stats::{Books, Counts};
-use super::{DropFn, MemoryError};
 use crate::ids::{Access, Point, Progress, StreamId};
+use rivulet_hal::Memory;
 use rivulet_hal::sync::atomic::{AtomicUsize, Ordering};
 use rivulet_hal::sync::{Arc, Mutex, MutexGuard, Rank};
 use smallvec::SmallVec;
@@ -24,7 +25,7 @@ pub(super) type Drops = SmallVec<[DropFn; 1]>;
 #[derive(Debug)]
 pub(super) struct Shard {
     cache: Mutex<Cache>,
-    /// Address of the block freed last while the lock was taken; 0 is none.
+    /// [`Block::link`] of the block freed last while the lock was taken; 0 is none.
     returns: AtomicUsize,
 }
 
@@ -35,14 +36,23 @@ pub(super) struct Cache {
     front: Vec<Arc<Block>>,
     /// Every large block that this stream has taken from the common pool, by address.
     large: BTreeMap<usize, Arc<Block>>,
-    /// Live adopted blocks by address.
-    adopted: BTreeMap<usize, Arc<Block>>,
-    /// What to call when a block of this address is free; more than one where it is shared.
-    owners: BTreeMap<usize, Drops>,
+    /// Live adopted blocks. A block keeps its slot.
+    adopted: Vec<Option<Adopted>>,
+    free_slots: Vec<u32>,
+    /// What to call when the block at this address, of our own memory, is free.
+    lent: BTreeMap<usize, Drops>,
     /// Freed blocks whose memory somebody else waits for, but that are still in use.
     deferred: Vec<(Arc<Block>, Drops)>,
     headers: Headers,
     pub(super) counts: Counts,
+}
+
+/// A live adopted block, with its range beside it: looking for an address reads this table from end to end.
+struct Adopted {
+    address: usize,
+    bytes: usize,
+    block: Arc<Block>,
+    drops: Drops,
 }
 
 impl std::fmt::Debug for Cache {
@@ -58,8 +68,9 @@ impl Shard {
             small: Pool::new(BlockKind::Small),
             front: Vec::new(),
             large: BTreeMap::new(),
-            adopted: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            adopted: Vec::new(),
+            free_slots: Vec::new(),
+            lent: BTreeMap::new(),
             deferred: Vec::new(),
             headers: Headers::default(),
             counts: Counts::default(),
@@ -98,12 +109,8 @@ impl Shard {
         loop {
             block.next.store(head, Ordering::Relaxed);
             // Release: pairs with the Acquire of the swap, which then sees `next` and what the freeing thread did.
-            match self.returns.compare_exchange_weak(
-                head,
-                block.address(),
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
+            match self.returns.compare_exchange_weak(head, block.link(), Ordering::Release, Ordering::Relaxed)
+            {
                 Ok(_) => return,
                 Err(other) => head = other,
             }
@@ -113,17 +120,17 @@ impl Shard {
     #[cold]
     fn take_returns(&self, cache: &mut Cache, books: &Books, drops: &mut Drops) {
         #[cfg(not(seeded_bug = "memory_returns_not_swapped"))]
-        let mut address = self.returns.swap(0, Ordering::Acquire);
+        let mut link = self.returns.swap(0, Ordering::Acquire);
         #[cfg(seeded_bug = "memory_returns_not_swapped")]
-        let mut address = {
-            let address = self.returns.load(Ordering::Acquire);
+        let mut link = {
+            let link = self.returns.load(Ordering::Acquire);
             self.returns.store(0, Ordering::Release);
-            address
+            link
         };
-        while address != 0 {
-            let Some(block) = cache.by_address(address) else { return };
+        while link != 0 {
+            let Some(block) = cache.by_link(link) else { return };
             // Before the count goes to 0: from then on the block may be pushed again.
-            address = block.next.load(Ordering::Relaxed);
+            link = block.next.load(Ordering::Relaxed);
             for _ in 0..block.returned.swap(0, Ordering::AcqRel) {
                 cache.take_back(Arc::clone(&block), books, drops);
             }
@@ -132,9 +139,13 @@ impl Shard {
 }
 
 impl Cache {
-    fn by_address(&self, address: usize) -> Option<Arc<Block>> {
-        let small = || self.small.find(address).filter(|block| block.address() == address);
-        self.adopted.get(&address).or_else(|| self.large.get(&address)).or_else(small).cloned()
+    fn by_link(&self, link: usize) -> Option<Arc<Block>> {
+        if link & 1 == 1 {
+            let adopted = self.adopted.get(link >> 1)?.as_ref()?;
+            return Some(Arc::clone(&adopted.block));
+        }
+        let small = || self.small.find(link).filter(|block| block.address() == link);
+        self.large.get(&link).or_else(small).cloned()
     }
 
     /// A block that is free, of exactly this size, and not held. The lock goes back to central mode.
@@ -194,31 +205,38 @@ impl Cache {
         if block.lent.load(Ordering::Relaxed) {
             self.give_back_lent(block, books, drops);
         } else {
-            self.put(block);
+            self.put(block, drops);
         }
     }
 
     #[inline]
-    fn put(&mut self, block: Arc<Block>) {
+    fn put(&mut self, block: Arc<Block>, drops: &mut Drops) {
         match block.kind() {
             BlockKind::Small => self.bins[size_class::class_of(block.size())].push(block),
             BlockKind::Large => self.front.push(block),
-            BlockKind::Adopted => self.headers.keep(block),
+            BlockKind::Adopted => {
+                if let Some(memory) = self.headers.keep(block) {
+                    drops.push(Box::new(move || drop(memory)));
+                }
+            }
         }
     }
 
     /// Gives back a block that others wait for.
     fn give_back_lent(&mut self, block: Arc<Block>, books: &Books, drops: &mut Drops) {
-        let own = self.owners.remove(&block.address()).unwrap_or_default();
         block.lent.store(false, Ordering::Relaxed);
-        if block.kind() == BlockKind::Adopted {
-            self.adopted.remove(&block.address());
+        let own = if block.kind() == BlockKind::Adopted {
             self.counts.adopted -= block.size();
             books.reserved.sub(block.size());
-        }
+            self.free_slots.push(block.slot());
+            let adopted = self.adopted.get_mut(block.slot() as usize).and_then(Option::take);
+            adopted.map_or_else(Drops::new, |adopted| adopted.drops)
+        } else {
+            self.lent.remove(&block.address()).unwrap_or_default()
+        };
         if block.lock().is_idle() && block.stamps().is_empty() {
             drops.extend(own);
-            self.put(block);
+            self.put(block, drops);
         } else {
             self.deferred.push((block, own));
         }
@@ -234,59 +252,52 @@ impl Cache {
         for (block, own) in deferred {
             if block.lock().is_idle() && block.stamps().all_complete(block.lock().cells(), progress) {
                 drops.extend(own);
-                self.put(block);
+                self.put(block, drops);
             } else {
                 self.deferred.push((block, own));
             }
         }
     }
 
-    /// A block over host memory.
+    /// A block over host memory; `address + bytes` fits into an address.
+    #[inline]
     pub(super) fn adopt(
         &mut self,
         address: usize,
-        bytes: u64,
+        bytes: usize,
+        memory: Option<Arc<dyn Memory>>,
         home: StreamId,
-        drop: DropFn,
-    ) -> Result<Arc<Block>, (MemoryError, DropFn)> {
-        let end = address + bytes as usize;
-        let below = self.adopted.range(..end).next_back().map(|(_, other)| other);
-        if let Some(other) = below.filter(|other| other.address() + other.size() as usize > address) {
-            let inside = other.address() <= address && end <= other.address() + other.size() as usize;
-            if inside {
-                let other = Arc::clone(other);
-                self.add_owner(&other, drop);
-                return Ok(other);
-            }
-            let (other, other_bytes) = (other.address(), other.size());
-            return Err((MemoryError::Overlap { address, bytes, other, other_bytes }, drop));
-        }
-        let kind = BlockKind::Adopted;
-        let geometry = Geometry { address, size: bytes, memory: None, base: address, home, kind };
-        let block = self.headers.make(geometry);
-        self.adopted.insert(address, Arc::clone(&block));
-        self.counts.adopted += bytes;
-        self.hand_out(&block, bytes);
-        self.lend(&block, drop);
-        Ok(block)
+        drop: Option<DropFn>,
+    ) -> Arc<Block> {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.adopted.push(None);
+            (self.adopted.len() - 1) as u32
+        });
+        let (size, kind) = (bytes as u64, BlockKind::Adopted);
+        let block = self.headers.make(Geometry { address, size, memory, base: address, home, kind, slot });
+        let drops = drop.into_iter().collect();
+        self.adopted[slot as usize] = Some(Adopted { address, bytes, block: Arc::clone(&block), drops });
+        block.lent.store(true, Ordering::Relaxed);
+        self.counts.adopted += size;
+        self.hand_out(&block, size);
+        block
     }
 
     /// One owner more; the caller has seen that the block is live, under this lock.
     pub(super) fn add_owner(&mut self, block: &Block, drop: DropFn) {
         let owners = block.owners.load(Ordering::Relaxed);
         block.owners.store(owners + 1, Ordering::Release);
-        self.lend(block, drop);
-    }
-
-    fn lend(&mut self, block: &Block, drop: DropFn) {
         block.lent.store(true, Ordering::Relaxed);
-        self.owners.entry(block.address()).or_default().push(drop);
+        match self.adopted.get_mut(block.slot() as usize) {
+            Some(Some(adopted)) if block.kind() == BlockKind::Adopted => adopted.drops.push(drop),
+            _ => self.lent.entry(block.address()).or_default().push(drop),
+        }
     }
 
     /// The live adopted block that holds `address`.
     pub(super) fn find_adopted(&self, address: usize) -> Option<&Arc<Block>> {
-        let (&start, block) = self.adopted.range(..=address).next_back()?;
-        (address - start < block.size() as usize).then_some(block)
+        let holds = |adopted: &&Adopted| address.wrapping_sub(adopted.address) < adopted.bytes;
+        self.adopted.iter().flatten().find(holds).map(|adopted| &adopted.block)
     }
 
     /// The small block that holds `address`.

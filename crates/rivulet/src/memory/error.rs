@@ -75,21 +75,6 @@ pub enum MemoryError {
         /// Its length.
         bytes: u64,
     },
-    /// A range overlaps a live adopted one without lying inside it.
-    #[error(
-        "cannot adopt {bytes} bytes at {address:#x}: they overlap {other_bytes} bytes at {other:#x}, which are in \
-         use; free that storage first, or adopt a range inside it"
-    )]
-    Overlap {
-        /// Start of the range.
-        address: usize,
-        /// Its length.
-        bytes: u64,
-        /// Start of the live range.
-        other: usize,
-        /// Its length.
-        other_bytes: u64,
-    },
     /// Not a memory fraction.
     #[error("invalid memory fraction {given}: allowed are numbers from 0 (no limit) to 2")]
     BadFraction {

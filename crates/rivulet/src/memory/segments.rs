@@ -64,13 +64,14 @@ impl Headers {
         Arc::new(Block::new(geometry))
     }
 
-    pub(super) fn keep(&mut self, mut header: Arc<Block>) {
-        if self.0.len() < SPARE_HEADERS
-            && let Some(block) = Arc::get_mut(&mut header)
-        {
-            block.vacate();
+    /// Keeps the header of a block that is no more; its memory. A header that somebody still refers to goes with the
+    /// last reference, and its memory with it.
+    pub(super) fn keep(&mut self, mut header: Arc<Block>) -> Option<Arc<dyn Memory>> {
+        let memory = Arc::get_mut(&mut header)?.vacate();
+        if self.0.len() < SPARE_HEADERS {
             self.0.push(header);
         }
+        memory
     }
 }
 
@@ -154,6 +155,7 @@ impl Pool {
             base: segment.memory.address(),
             home: stream,
             kind: self.kind,
+            slot: 0,
         });
         block.stamps().load(&stamps);
         segment.chunks.insert(address, Chunk::Used(Arc::clone(&block)));
