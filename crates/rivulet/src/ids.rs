@@ -15,6 +15,12 @@ impl StreamId {
     }
 }
 
+impl std::fmt::Display for StreamId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "mps stream {}", self.0)
+    }
+}
+
 /// A point on a stream's device timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Point {

@@ -1,0 +1,435 @@
+//! A device: the entry to everything.
+
+use crate::config::{self, AdapterChoice, EnvSource};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::hazard::Tracking;
+use crate::ids::{Access, Point, StreamId};
+use crate::memory::{Block, DropFn, MemoryError, MemoryStats};
+use crate::pool;
+use crate::report::Report;
+use crate::stream::host::InOp;
+use crate::stream::record::{DeviceOp, Extra, FlushPolicy};
+use crate::stream::{HostAccess, Stream};
+use rivulet_hal::sync::atomic::{AtomicUsize, Ordering};
+use rivulet_hal::sync::{self, Arc, Mutex, Rank};
+use rivulet_hal::{AdapterInfo, HalError, Recorder};
+use std::sync::OnceLock;
+
+/// How a device is opened.
+#[derive(Clone)]
+pub struct DeviceOptions {
+    /// Where settings are read.
+    pub env: Arc<dyn EnvSource>,
+    /// Whether operands are tracked; [`Tracking::Off`] is for tests that show what tracking prevents.
+    pub tracking: Tracking,
+    /// When streams submit by themselves.
+    pub flush: FlushPolicy,
+}
+
+impl Default for DeviceOptions {
+    /// The installed settings, tracking on.
+    fn default() -> Self {
+        Self { env: config::env(), tracking: Tracking::On, flush: FlushPolicy::default() }
+    }
+}
+
+impl std::fmt::Debug for DeviceOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceOptions")
+            .field("tracking", &self.tracking)
+            .field("flush", &self.flush)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An open device. Cheap to clone; all methods may be called from any thread.
+///
+/// ```
+/// use rivulet::{Access, Device};
+///
+/// let device = Device::host();
+/// let block = device.allocate(4096)?;
+/// {
+///     // A CPU access is an operation of the calling thread's stream.
+///     let _access = device.host_access("example", &[(&block, Access::Write)])?;
+/// }
+/// device.synchronize()?;
+/// device.free(block);
+/// # Ok::<(), rivulet::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Device {
+    engine: Arc<Engine>,
+}
+
+/// Devices that [`Device::reset_global`] can make in one process.
+const GLOBALS: usize = 64;
+
+/// The current one is the last; earlier ones were lost. They stay, because handles of them do.
+static GLOBAL: [OnceLock<Device>; GLOBALS] = [const { OnceLock::new() }; GLOBALS];
+
+sync::global! {
+    static CURRENT: AtomicUsize = AtomicUsize::new(0);
+    static OPENING: Mutex<()> = Mutex::new(Rank::POOL, ());
+}
+
+impl Device {
+    /// Opens the adapter that the settings choose, the host adapter where this machine has no other.
+    ///
+    /// # Errors
+    /// A bad setting, or no adapter.
+    pub fn open(options: DeviceOptions) -> Result<Self> {
+        match config::adapter(&*options.env)? {
+            AdapterChoice::Auto | AdapterChoice::Host => Self::with(rivulet_hal::host::open(), options),
+        }
+    }
+
+    /// Opens the CPU's memory as a device, with default options. Starts no thread.
+    pub fn host() -> Self {
+        let DeviceOptions { env, tracking, flush } = DeviceOptions::default();
+        let hal = rivulet_hal::host::open();
+        let queues = hal.info().queues;
+        Self { engine: Engine::new(hal, queues, env, tracking, flush) }
+    }
+
+    /// Runs on a device that the caller has opened.
+    ///
+    /// # Errors
+    /// A bad setting; [`Error::NoAdapter`] where the device has no queue.
+    pub fn with(hal: Arc<dyn rivulet_hal::Device>, options: DeviceOptions) -> Result<Self> {
+        let DeviceOptions { env, tracking, flush } = options;
+        let queues = config::queues(&*env, hal.info().queues)?;
+        if queues == 0 {
+            return Err(Error::NoAdapter(format!("{} has no queue", hal.info().name)));
+        }
+        Ok(Self { engine: Engine::new(hal, queues, env, tracking, flush) })
+    }
+
+    /// The process's device; the first call opens it. In a child that was forked after that, an error.
+    ///
+    /// # Errors
+    /// A bad setting, no adapter, [`Error::Forked`], [`Error::ShutDown`].
+    #[inline]
+    pub fn global() -> Result<&'static Self> {
+        match Self::global_if_open() {
+            Some(device) => Ok(device),
+            None => Self::open_global(),
+        }
+    }
+
+    /// The process's device where it is open. Never opens one.
+    #[inline]
+    pub fn global_if_open() -> Option<&'static Self> {
+        GLOBAL.get(CURRENT.load(Ordering::Acquire))?.get()
+    }
+
+    #[cold]
+    fn open_global() -> Result<&'static Self> {
+        // Settings are read before the lock: their source may take the interpreter's lock.
+        let device = Self::open(DeviceOptions::default())?;
+        let _opening = OPENING.lock();
+        let place = GLOBAL.get(CURRENT.load(Ordering::Acquire));
+        place.map(|place| place.get_or_init(|| device)).ok_or_else(Self::too_many_resets)
+    }
+
+    fn too_many_resets() -> Error {
+        Error::NoAdapter(format!("the device was lost {GLOBALS} times in this process; start a new one"))
+    }
+
+    /// Opens the process's device anew after it was lost. Memory, streams and events of the lost one go on failing.
+    /// Nothing where the device is not lost.
+    ///
+    /// # Errors
+    /// As [`Device::global`].
+    pub fn reset_global() -> Result<()> {
+        let Some(lost) = Self::global_if_open().filter(|device| device.engine.is_lost()) else {
+            return Ok(());
+        };
+        let opening = OPENING.lock();
+        let current = CURRENT.load(Ordering::Acquire);
+        let is_current =
+            GLOBAL.get(current).and_then(OnceLock::get).is_some_and(|now| std::ptr::eq(now, lost));
+        if is_current {
+            if current + 1 >= GLOBALS {
+                return Err(Self::too_many_resets());
+            }
+            CURRENT.store(current + 1, Ordering::Release);
+        }
+        drop(opening);
+        Self::global().map(|_| ())
+    }
+
+    /// What the device is.
+    pub fn info(&self) -> &AdapterInfo {
+        &self.engine.info
+    }
+
+    /// The driver's side of it, for compiling kernels.
+    pub fn hal(&self) -> &Arc<dyn rivulet_hal::Device> {
+        &self.engine.hal
+    }
+
+    /// Hardware queues in use.
+    pub fn queues(&self) -> usize {
+        self.engine.queues
+    }
+
+    /// Whether the device can be used from this process now.
+    ///
+    /// # Errors
+    /// [`Error::Forked`], [`Error::ShutDown`], [`Error::DeviceLost`].
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        self.engine.check()
+    }
+
+    /// True in a process forked after the device was opened.
+    pub fn is_forked(&self) -> bool {
+        self.engine.is_forked()
+    }
+
+    /// The process is ending: later calls fail with [`Error::ShutDown`], and threads that wait stop.
+    pub fn shut_down(&self) {
+        self.engine.shut_down();
+    }
+
+    // --- threads and streams -------------------------------------------------------------------------------
+
+    /// Makes the default stream the calling thread's, instead of the thread's that runs `main`. For programs whose
+    /// main thread is another one, before its first op.
+    pub fn adopt_main_thread(&self) {
+        self.engine.adopt_main_thread();
+        if let Some(local) = pool::thread::local(&self.engine) {
+            local.adopt_main(&self.engine);
+        }
+    }
+
+    fn handle(&self, id: StreamId) -> Result<Stream> {
+        self.engine.stream(id)?;
+        Ok(Stream::new(Arc::clone(&self.engine), id))
+    }
+
+    /// The calling thread's stream. Takes a slot of the pool where the thread has none, and may wait for one.
+    ///
+    /// # Errors
+    /// The pool's errors, a bad setting, or the device's failure.
+    pub fn current_stream(&self) -> Result<Stream> {
+        self.handle(self.current_stream_id()?)
+    }
+
+    /// As [`Device::current_stream`].
+    ///
+    /// # Errors
+    /// As [`Device::current_stream`].
+    pub fn current_stream_id(&self) -> Result<StreamId> {
+        self.engine.check()?;
+        let id = match pool::thread::local(&self.engine) {
+            Some(local) => local.current(&self.engine)?,
+            None => self.engine.table()?.reserve(),
+        };
+        self.engine.stream(id)?;
+        Ok(id)
+    }
+
+    /// The calling thread's stream where it has one; takes no slot.
+    pub fn peek_stream(&self) -> Option<StreamId> {
+        pool::thread::existing(&self.engine)?.peek(&self.engine)
+    }
+
+    /// Sets the calling thread's explicit stream, or clears it with `None` (also with the id of the thread's own slot);
+    /// what [`Device::peek_stream`] said before. Takes no slot.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStream`], or the device's failure.
+    pub fn exchange_stream(&self, stream: Option<StreamId>) -> Result<Option<StreamId>> {
+        self.engine.check()?;
+        if let Some(id) = stream {
+            self.engine.table()?.check(id)?;
+        }
+        // A thread without locals is ending; it runs nothing more that an explicit stream would matter to.
+        Ok(pool::thread::local(&self.engine).and_then(|local| local.exchange(&self.engine, stream)))
+    }
+
+    /// A further stream; [`crate::stream::EXPLICIT_STREAMS`] a priority, then the same ones again in turn. Priority 0,
+    /// or -1 for streams whose submissions go first.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPriority`], a bad setting, or the device's failure.
+    pub fn new_stream(&self, priority: i32) -> Result<Stream> {
+        self.engine.check()?;
+        let id = self.engine.table()?.explicit(priority)?.id;
+        self.handle(id)
+    }
+
+    /// The handle of an existing stream.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStream`], or the device's failure.
+    pub fn stream(&self, id: StreamId) -> Result<Stream> {
+        self.engine.check()?;
+        self.engine.table()?.check(id)?;
+        self.handle(id)
+    }
+
+    /// The main thread's stream.
+    ///
+    /// # Errors
+    /// A bad setting, or the device's failure.
+    pub fn default_stream(&self) -> Result<Stream> {
+        self.stream(StreamId::DEFAULT)
+    }
+
+    /// Gives the calling thread's slot back; its next op takes one again. Calls no driver and does not wait. Inside an
+    /// op the slot goes back when the op ends. Nothing where the thread has no slot, and in a forked child.
+    pub fn release_current_thread(&self) {
+        if self.engine.is_forked() {
+            return;
+        }
+        if let Some(local) = pool::thread::existing(&self.engine) {
+            local.release(&self.engine);
+        }
+    }
+
+    /// Waits for what every stream was given before this call; work that is recorded meanwhile is not waited for.
+    ///
+    /// # Errors
+    /// The first failure of a stream, after all were waited for; the device's failure, or a signal.
+    pub fn synchronize(&self) -> Result<()> {
+        self.engine.check()?;
+        let Some(table) = self.engine.table_if_made() else { return Ok(()) };
+        let cursors: Vec<_> = table
+            .all()
+            .filter(|stream| !stream.is_complete())
+            .map(|stream| {
+                let handle = Stream::new(Arc::clone(&self.engine), stream.id);
+                let cursor = handle.cursor_from_here();
+                (handle, cursor)
+            })
+            .collect();
+        let mut result = Ok(());
+        for (stream, _) in &cursors {
+            stream.shared().flush(&self.engine);
+        }
+        for (stream, cursor) in cursors {
+            match stream.wait_cursor(cursor) {
+                Err(error @ Error::Poisoned { .. }) => result = result.and(Err(error)),
+                other => other?,
+            }
+        }
+        result
+    }
+
+    // --- ops -----------------------------------------------------------------------------------------------
+
+    /// Records an op on the calling thread's stream; see [`Stream::record`].
+    ///
+    /// # Errors
+    /// As [`Stream::record`] and [`Device::current_stream`].
+    pub fn record(
+        &self,
+        op: &DeviceOp<'_>,
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
+        let in_op = InOp::enter(&self.engine, None)?;
+        in_op.stream().record(&self.engine, op, &Extra::default(), commands)
+    }
+
+    /// Begins a CPU access as an operation of the calling thread's stream: waits until its turn on the stream has
+    /// come, until no other thread uses an operand in a conflicting way, and until the device's conflicting work is
+    /// complete. The operands are the caller's until the answer is dropped. Inside another access of the same thread
+    /// the outer one's turn covers it. A block may be named twice.
+    ///
+    /// # Errors
+    /// The pool's errors, the stream's or the device's failure, or a signal. Nothing is held then.
+    #[inline]
+    pub fn host_access<'d>(
+        &'d self,
+        label: &'static str,
+        operands: &[(&'d Block, Access)],
+    ) -> Result<HostAccess<'d>> {
+        HostAccess::begin(&self.engine, None, label, operands)
+    }
+
+    // --- memory --------------------------------------------------------------------------------------------
+
+    /// A block of at least `bytes` (> 0) for the calling thread's stream. Where memory is short, caches are emptied
+    /// and freed memory that the device still uses is waited for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], and as [`Device::current_stream`].
+    pub fn allocate(&self, bytes: u64) -> Result<Arc<Block>> {
+        let stream = self.current_stream_id()?;
+        // Each round frees what the one before waited for; other threads may take it, but not for ever.
+        const ROUNDS: usize = 8;
+        for _ in 0..ROUNDS {
+            match self.engine.allocator.allocate(stream, bytes, &*self.engine) {
+                Ok(block) => return Ok(block),
+                Err(MemoryError::NeedsIdle { points }) => {
+                    for point in points {
+                        if let Some(other) = self.engine.stream_if_made(point.stream) {
+                            other.wait_device(&self.engine, point.value)?;
+                        }
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::OutOfMemory {
+            text: format!("mps out of memory: {bytes} bytes did not come free while other threads allocate"),
+        })
+    }
+
+    /// Makes a block of host memory that somebody else allocated; see [`crate::memory::Allocator::adopt`].
+    ///
+    /// # Errors
+    /// [`Error::Memory`] where the adapter cannot use it in place, and as [`Device::current_stream`].
+    pub fn adopt(&self, address: usize, bytes: u64, drop: DropFn) -> Result<Arc<Block>> {
+        let stream = self.current_stream_id()?;
+        Ok(self.engine.allocator.adopt(address, bytes, stream, drop)?)
+    }
+
+    /// Gives a block back. Any thread, also inside an op; waits for nothing. Nothing in a forked child and after
+    /// [`Device::shut_down`], where the process's end frees everything.
+    #[inline]
+    pub fn free(&self, block: Arc<Block>) {
+        if self.engine.is_forked() || self.engine.is_shut_down() {
+            // Dropping a handle frees nothing, and the count is not a lock.
+            return;
+        }
+        self.engine.allocator.free(block);
+    }
+
+    /// The live block whose bytes include `address`.
+    pub fn find(&self, address: usize) -> Option<Arc<Block>> {
+        if self.engine.is_forked() { None } else { self.engine.allocator.find(address) }
+    }
+
+    /// The allocator, for what has no shorter way.
+    pub fn allocator(&self) -> &crate::memory::Allocator {
+        &self.engine.allocator
+    }
+
+    /// The allocator's books.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn memory_stats(&self) -> Result<MemoryStats> {
+        if self.engine.is_forked() { Err(Error::Forked) } else { Ok(self.engine.allocator.stats()) }
+    }
+
+    /// Gives unused memory back to the driver; see [`crate::memory::Allocator::empty_cache`]. Takes no slot.
+    ///
+    /// # Errors
+    /// The device's failure.
+    pub fn empty_cache(&self) -> Result<()> {
+        self.engine.check()?;
+        self.engine.allocator.empty_cache(&*self.engine);
+        Ok(())
+    }
+
+    /// What the device and its users are doing. Takes no slot and waits for nothing.
+    pub fn report(&self) -> Report {
+        Report::of(&self.engine)
+    }
+}

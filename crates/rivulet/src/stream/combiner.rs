@@ -1,0 +1,219 @@
+//! One combiner a hardware queue: whoever submits, submits for everybody.
+//!
+//! Drivers want few calls with much in them, and one caller at a time for a queue. A thread puts its submission on
+//! the list and, where nobody is submitting, becomes the submitter and takes what all threads have put there.
+//!
+//! Streams take turns, those of priority -1 first; one call carries at most about [`CALL_COST`] of estimated work,
+//! so that what arrives meanwhile does not stand behind all of it.
+
+use super::shared::{InFlight, StreamShared};
+use crate::engine::Engine;
+use crate::ids::StreamId;
+use rivulet_hal::sync::{Arc, Mutex, Rank};
+use rivulet_hal::{CommandBuffer, HalError, Memory, QueueIndex, Submission, Timeline, TimelinePoint};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Estimated work of one driver call.
+pub const CALL_COST: Duration = Duration::from_millis(1);
+
+/// A closed command buffer on its way to the driver.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) commands: Arc<dyn CommandBuffer>,
+    pub(super) waits: Vec<TimelinePoint>,
+    pub(super) timeline: Arc<dyn Timeline>,
+    pub(super) label: &'static str,
+    pub(super) keep: Vec<Arc<dyn Memory>>,
+    pub(super) cost: Duration,
+}
+
+impl Ready {
+    fn submission(&self) -> Submission {
+        Submission {
+            commands: vec![Arc::clone(&self.commands)],
+            waits: self.waits.clone(),
+            signal: TimelinePoint { timeline: Arc::clone(&self.timeline), value: self.last },
+            label: self.label.to_owned(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Lane {
+    stream: StreamId,
+    urgent: bool,
+    ready: VecDeque<Ready>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Somebody is submitting and will look again before it stops.
+    busy: bool,
+    lanes: Vec<Lane>,
+    /// Lane whose turn it is.
+    next: usize,
+    /// Streams with an open recorder whose thread is gone.
+    left: Vec<StreamId>,
+}
+
+impl State {
+    /// Takes one call's worth, one submission of each stream at a time.
+    fn take(&mut self) -> Vec<(StreamId, Ready)> {
+        let mut batch = Vec::new();
+        let mut cost = Duration::ZERO;
+        for urgent in [true, false] {
+            let mut idle = 0;
+            while idle < self.lanes.len() && (batch.is_empty() || cost < CALL_COST) {
+                let place = self.next % self.lanes.len();
+                self.next = place + 1;
+                let lane = &mut self.lanes[place];
+                match lane.ready.pop_front() {
+                    Some(ready) if lane.urgent == urgent => {
+                        cost += ready.cost;
+                        batch.push((lane.stream, ready));
+                        idle = 0;
+                    }
+                    Some(ready) => {
+                        lane.ready.push_front(ready);
+                        idle += 1;
+                    }
+                    None => idle += 1,
+                }
+            }
+        }
+        batch
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.ready.is_empty())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Combiner {
+    queue: QueueIndex,
+    state: Mutex<State>,
+}
+
+/// Lets others submit also where the driver panics.
+struct Busy<'a>(&'a Combiner);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().busy = false;
+    }
+}
+
+impl Combiner {
+    pub(crate) fn new(queue: QueueIndex) -> Self {
+        Self { queue, state: Mutex::new(Rank::COMBINER, State::default()) }
+    }
+
+    /// Puts a submission on the list, behind those of its stream.
+    pub(super) fn push(&self, stream: StreamId, priority: i32, ready: Ready) {
+        let mut state = self.state.lock();
+        match state.lanes.iter_mut().find(|lane| lane.stream == stream) {
+            Some(lane) => lane.ready.push_back(ready),
+            None => state.lanes.push(Lane { stream, urgent: priority < 0, ready: VecDeque::from([ready]) }),
+        }
+    }
+
+    /// Leaves a stream's open recorder to the next submitter. Calls no driver and does not wait.
+    pub(crate) fn leave(&self, stream: StreamId) {
+        let mut state = self.state.lock();
+        if !state.left.contains(&stream) {
+            state.left.push(stream);
+        }
+    }
+
+    /// Takes all of a stream's submissions off the list.
+    pub(super) fn purge(&self, stream: StreamId) {
+        let mut state = self.state.lock();
+        let lane = state.lanes.iter_mut().find(|lane| lane.stream == stream);
+        let purged = lane.map(|lane| std::mem::take(&mut lane.ready));
+        drop(state);
+        drop(purged);
+    }
+
+    /// Submits what is on the list, unless another thread is at it. No engine lock may be held.
+    pub(crate) fn drive(&self, engine: &Engine) {
+        let left = std::mem::take(&mut self.state.lock().left);
+        for stream in left {
+            if let Some(stream) = engine.stream_if_made(stream) {
+                stream.push_recorded(engine);
+            }
+        }
+        loop {
+            let mut state = self.state.lock();
+            if state.busy || state.is_empty() {
+                return;
+            }
+            state.busy = true;
+            let batch = state.take();
+            drop(state);
+            let busy = Busy(self);
+            self.submit(engine, batch);
+            drop(busy);
+        }
+    }
+
+    fn submit(&self, engine: &Engine, mut batch: Vec<(StreamId, Ready)>) {
+        // Pushed beside the failure of its stream: it would wait for a value that never comes.
+        batch.retain(|(stream, _)| {
+            engine.stream_if_made(*stream).is_some_and(|stream| stream.failed_from().is_none())
+        });
+        let work = batch.iter().map(|(_, ready)| ready.submission()).collect();
+        let failure = engine.hal.submit(self.queue, work).err();
+        let accepted = failure.as_ref().map_or(batch.len(), |failure| failure.accepted.min(batch.len()));
+        let lost =
+            matches!(failure, Some(ref failure) if matches!(failure.error, HalError::DeviceLost { .. }));
+        let mut rest = Vec::new();
+        for (place, (stream, ready)) in batch.into_iter().enumerate() {
+            let Some(stream) = engine.stream_if_made(stream) else { continue };
+            if place < accepted {
+                Self::submitted(stream, ready);
+            } else {
+                rest.push((stream, ready));
+            }
+        }
+        let Some(failure) = failure else { return };
+        if lost {
+            let label = rest.first().map_or("submit", |(_, ready)| ready.label);
+            engine.note_failure(label, &failure.error);
+            return;
+        }
+        self.retry(engine, rest, failure.error);
+    }
+
+    /// Submits one by one what a combined call did not take, so that a failure concerns only its stream.
+    /// `first` is why the first of them was refused.
+    fn retry(&self, engine: &Engine, rest: Vec<(&StreamShared, Ready)>, first: HalError) {
+        let mut first = Some(first);
+        for (stream, ready) in rest {
+            let first = first.take();
+            // What follows a failure on the same stream would signal values out of order.
+            if stream.failed_from().is_some() {
+                continue;
+            }
+            match engine.hal.submit(self.queue, vec![ready.submission()]) {
+                Ok(()) => Self::submitted(stream, ready),
+                Err(failure) => {
+                    engine.note_failure(ready.label, &failure.error);
+                    // The second answer may only say that it is the second.
+                    stream.poison(ready.first, ready.label, first.unwrap_or(failure.error));
+                    self.purge(stream.id);
+                }
+            }
+        }
+    }
+
+    fn submitted(stream: &StreamShared, ready: Ready) {
+        let Ready { last, commands, keep, .. } = ready;
+        stream.keep_in_flight(InFlight { last, commands, keep });
+        stream.submitted.advance(last);
+        stream.retire();
+    }
+}

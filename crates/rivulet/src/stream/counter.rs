@@ -1,0 +1,87 @@
+//! A counter that only rises and that threads can wait for.
+
+use rivulet_hal::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use rivulet_hal::sync::parking;
+use std::time::Duration;
+
+/// Any number of threads wait, any number advance.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    value: AtomicU64,
+    /// Who has to be told of an advance: threads that wait, and others by [`Counter::watch`].
+    watchers: AtomicUsize,
+}
+
+impl Counter {
+    pub(crate) fn new() -> Self {
+        Self { value: AtomicU64::new(0), watchers: AtomicUsize::new(0) }
+    }
+
+    /// The value now. Acquire: what was done before it was reached is visible.
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.value.load(Ordering::Acquire)
+    }
+
+    /// Sets the value and tells nobody: the caller puts a SeqCst fence behind this and then calls
+    /// [`Counter::wake`] where [`Counter::is_watched`]. Only for counters with one writer at a time.
+    #[inline]
+    pub(crate) fn store(&self, value: u64) {
+        // Release pairs with the Acquire of `get`.
+        self.value.store(value, Ordering::Release);
+    }
+
+    /// Raises the value to at least `value` and wakes who waits.
+    pub(crate) fn advance(&self, value: u64) {
+        // Release pairs with the Acquire of `get`.
+        self.value.fetch_max(value, Ordering::AcqRel);
+        #[cfg(not(all(loom, seeded_bug = "counter_no_fence")))]
+        fence(Ordering::SeqCst);
+        if self.is_watched() {
+            self.wake();
+        }
+    }
+
+    /// True where somebody has to be told; behind a fence that follows the store.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watchers.load(Ordering::Relaxed) > 0
+    }
+
+    #[cold]
+    pub(crate) fn wake(&self) {
+        parking::unpark_all(self.address());
+    }
+
+    /// Asks to be told of every advance, until [`Counter::unwatch`]. After this call, look at the value once more.
+    pub(crate) fn watch(&self) {
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        // With the fence between `store` and `is_watched`: one of the two sees the other.
+        #[cfg(not(all(loom, seeded_bug = "counter_no_fence")))]
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn unwatch(&self) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Waits for at most `longest`; true where `value` is reached.
+    pub(crate) fn wait_step(&self, value: u64, longest: Duration) -> bool {
+        if self.get() >= value {
+            return true;
+        }
+        self.watch();
+        parking::park(self.address(), || self.get() < value, Some(longest));
+        self.unwatch();
+        self.get() >= value
+    }
+
+    /// Ends the current [`Counter::wait_step`] of every waiter, for conditions that the value does not show.
+    pub(crate) fn disturb(&self) {
+        parking::unpark_all(self.address());
+    }
+
+    fn address(&self) -> usize {
+        (&raw const self.value).addr()
+    }
+}
