@@ -1,5 +1,6 @@
 //! The host driver through the public interface.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 mod common;
 

@@ -4,7 +4,7 @@ mod command;
 mod memory;
 mod system;
 
-pub(crate) use command::{Command, Op, Recording, Span, Timestamps};
+pub(crate) use command::{Command, Recording, Span, Timestamps};
 pub(crate) use memory::{Allocation, Budget};
 pub(crate) use system::{memory_limit, physical_memory};
 

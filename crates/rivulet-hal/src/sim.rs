@@ -1,1 +1,0 @@
-//! The CPU's own memory as a device.
