@@ -19,7 +19,7 @@
 //! the lock, and takes the slot from FREE or IDLE only.
 
 use super::Owner;
-use rivulet_hal::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use rivulet_hal::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use rivulet_hal::sync::{Arc, CachePadded, Condvar, Mutex, Rank};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -119,8 +119,8 @@ impl Slots {
         word.compare_exchange(seen, next, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Ends an op (or the acquisition); `held` where the thread has set an explicit stream. The caller then
-    /// calls [`Slots::anyone_waits`] behind a fence.
+    /// Ends an op (or the acquisition); `held` where the thread has set an explicit stream. The caller then asks
+    /// [`Slots::anyone_waits`].
     #[inline]
     pub(crate) fn exit(&self, lease: Lease, held: bool) {
         let word = &self.words[lease.slot];
@@ -154,8 +154,8 @@ impl Slots {
         token_of(self.words[lease.slot].load(Ordering::Relaxed)) == u64::from(lease.token)
     }
 
-    /// True where a thread waits for a slot. A SeqCst fence lies between this and the `exit` before it, and
-    /// another between a waiter's `waiting` and its look at the words: one of the two sees the other.
+    /// True where a thread waits for a slot. May miss one that has just come: it looks for idle slots by itself, every
+    /// [`LOOK`], so nothing hangs on this answer but a millisecond.
     #[inline]
     pub(crate) fn anyone_waits(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
@@ -258,8 +258,6 @@ impl Slots {
         let mut state = self.state.lock();
         state.waiters.push_back(Arc::clone(&waiter));
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // With the fence behind `exit`: either the owner sees `waiting`, or `take` sees its idle slot.
-        fence(Ordering::SeqCst);
         waiter
     }
 

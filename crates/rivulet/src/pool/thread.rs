@@ -6,7 +6,6 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::ids::StreamId;
 use rivulet_hal::sync::Weak;
-use rivulet_hal::sync::atomic::{Ordering, fence};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -113,8 +112,6 @@ impl Local {
         }
         let stream = self.sit(engine)?;
         self.leave_slot(engine);
-        fence(Ordering::SeqCst);
-        self.after_fence(engine);
         Ok(stream)
     }
 
@@ -149,6 +146,9 @@ impl Local {
             && let (Seat::Owned(lease), Some(table)) = (self.seat.get(), engine.table_if_made())
         {
             table.slots.exit(lease, self.explicit.get().is_some());
+            if table.slots.anyone_waits() && table.slots.hand_over(lease, &|slot| engine.is_complete(slot)) {
+                self.seat.set(Seat::None);
+            }
         }
     }
 
@@ -180,32 +180,18 @@ impl Local {
         self.depth.get() > 0
     }
 
-    /// Ends an op; true where it was the outermost. The caller then puts a SeqCst fence and calls
-    /// [`Local::after_fence`].
+    /// Ends an op.
     #[inline]
-    pub(crate) fn exit(&self, engine: &Engine) -> bool {
+    pub(crate) fn exit(&self, engine: &Engine) {
         let depth = self.depth.get().saturating_sub(1);
         self.depth.set(depth);
         if depth > 0 {
-            return false;
+            return;
         }
         self.leave_slot(engine);
-        true
-    }
-
-    /// Second half of the outermost [`Local::exit`].
-    #[inline]
-    pub(crate) fn after_fence(&self, engine: &Engine) {
         if self.leaving.get() {
             self.leaving.set(false);
             self.release(engine);
-        }
-        if let Some(table) = engine.table_if_made()
-            && table.slots.anyone_waits()
-            && let Seat::Owned(lease) = self.seat.get()
-            && table.slots.hand_over(lease, &|slot| engine.is_complete(slot))
-        {
-            self.seat.set(Seat::None);
         }
     }
 

@@ -4,6 +4,14 @@ use rivulet_hal::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use rivulet_hal::sync::parking;
 use std::time::Duration;
 
+/// Loom takes `SeqCst` accesses for `AcqRel` and needs a fence for store-then-load; elsewhere the accesses themselves
+/// are `SeqCst` and cost less than a fence.
+#[inline(always)]
+fn store_load_fence() {
+    #[cfg(all(loom, not(seeded_bug = "counter_no_fence")))]
+    fence(Ordering::SeqCst);
+}
+
 /// Any number of threads wait, any number advance.
 #[derive(Debug)]
 pub(crate) struct Counter {
@@ -23,29 +31,29 @@ impl Counter {
         self.value.load(Ordering::Acquire)
     }
 
-    /// Sets the value and tells nobody: the caller puts a SeqCst fence behind this and then calls
-    /// [`Counter::wake`] where [`Counter::is_watched`]. Only for counters with one writer at a time.
+    /// Sets the value, for counters with one writer at a time; true where somebody watches, whom the caller then
+    /// tells with [`Counter::wake`].
     #[inline]
-    pub(crate) fn store(&self, value: u64) {
-        // Release pairs with the Acquire of `get`.
-        self.value.store(value, Ordering::Release);
+    pub(crate) fn set(&self, value: u64) -> bool {
+        // SeqCst, as the load in `is_watched`: it may not pass this store. The Release in it pairs with `get`.
+        self.value.store(value, Ordering::SeqCst);
+        store_load_fence();
+        self.is_watched()
     }
 
     /// Raises the value to at least `value` and wakes who waits.
     pub(crate) fn advance(&self, value: u64) {
-        // Release pairs with the Acquire of `get`.
-        self.value.fetch_max(value, Ordering::AcqRel);
-        #[cfg(not(all(loom, seeded_bug = "counter_no_fence")))]
-        fence(Ordering::SeqCst);
+        // As in `set`.
+        self.value.fetch_max(value, Ordering::SeqCst);
+        store_load_fence();
         if self.is_watched() {
             self.wake();
         }
     }
 
-    /// True where somebody has to be told; behind a fence that follows the store.
     #[inline]
-    pub(crate) fn is_watched(&self) -> bool {
-        self.watchers.load(Ordering::Relaxed) > 0
+    fn is_watched(&self) -> bool {
+        self.watchers.load(Ordering::SeqCst) > 0
     }
 
     #[cold]
@@ -53,10 +61,10 @@ impl Counter {
         parking::unpark_all(self.address());
     }
 
-    /// Asks to be told of every advance, until [`Counter::unwatch`]. After this call, look at the value once more.
+    /// Asks to be told of every advance, until [`Counter::unwatch`]. After this call, look at the value once more:
+    /// either it is the new one, or its writer sees the watcher.
     pub(crate) fn watch(&self) {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-        // With the fence between `store` and `is_watched`: one of the two sees the other.
+        self.watchers.fetch_add(1, Ordering::SeqCst);
         #[cfg(not(all(loom, seeded_bug = "counter_no_fence")))]
         fence(Ordering::SeqCst);
     }

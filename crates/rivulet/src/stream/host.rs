@@ -8,7 +8,7 @@ use crate::hazard::{OperandSet, Tracking};
 use crate::ids::{Access, StreamId};
 use crate::memory::Block;
 use crate::pool::thread::{Entry, Local};
-use rivulet_hal::sync::atomic::{Ordering, fence};
+use rivulet_hal::sync::atomic::Ordering;
 use rivulet_hal::{ByteRange, HalError};
 use std::rc::Rc;
 
@@ -72,20 +72,11 @@ impl<'d> InOp<'d> {
 impl Drop for InOp<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.ticket != 0 {
-            self.stream.tickets.end(self.ticket);
-        }
-        let left = self.local.as_ref().is_some_and(|local| local.exit(self.engine));
-        if self.ticket == 0 && !left {
-            return;
-        }
-        // One fence for both: the ticket's end and the slot's new state come before the looks for waiters.
-        fence(Ordering::SeqCst);
-        if self.ticket != 0 && self.stream.tickets.after_end() {
+        if self.ticket != 0 && self.stream.tickets.end(self.ticket) {
             self.stream.note_times();
         }
-        if left && let Some(local) = &self.local {
-            local.after_fence(self.engine);
+        if let Some(local) = &self.local {
+            local.exit(self.engine);
         }
     }
 }
@@ -121,14 +112,22 @@ impl<'d> HostAccess<'d> {
         stream.check()?;
         op.take_ticket()?;
         let set = OperandSet::acquire(operands, stream.id, engine.tracking)?;
-        if engine.device_was_used() {
-            wait_for_device(engine, stream, &set)?;
-        }
-        let mut access = Self { set, op, announced: false };
-        if !engine.info.inline_completion {
-            access.announce(label, operands)?;
+        let access = Self { set, op, announced: false };
+        if engine.device_was_used() || !engine.info.inline_completion {
+            return access.meet_device(label, operands);
         }
         Ok(access)
+    }
+
+    /// Waits for the device and tells the driver of the access.
+    #[cold]
+    fn meet_device(mut self, label: &str, operands: &[(&'d Block, Access)]) -> Result<Self> {
+        let engine = self.op.engine;
+        wait_for_device(engine, self.op.stream, &self.set)?;
+        if !engine.info.inline_completion {
+            self.announce(label, operands)?;
+        }
+        Ok(self)
     }
 
     /// The stream that the access is an operation of.
@@ -189,7 +188,6 @@ impl Drop for HostAccess<'_> {
 }
 
 /// Waits for the device work that an access conflicts with.
-#[cold]
 fn wait_for_device(engine: &Engine, stream: &StreamShared, set: &OperandSet<'_>) -> Result<()> {
     let floor = stream.host_floor.load(Ordering::Acquire);
     if floor > 0 && stream.completed() < floor {

@@ -61,19 +61,14 @@ impl Tickets {
         &self.ended
     }
 
-    /// Ends a ticket whose turn it was. The caller then puts a SeqCst fence and calls [`Tickets::after_end`].
+    /// Ends a ticket whose turn it was; true where somebody watches the counter, who has then been told.
     #[inline]
-    pub(crate) fn end(&self, ticket: u64) {
-        self.ended.store(ticket);
-    }
-
-    /// Second half of [`Tickets::end`]; true where somebody watches the counter.
-    #[inline]
-    pub(crate) fn after_end(&self) -> bool {
-        if self.given_up_count.load(Ordering::Relaxed) > 0 {
+    pub(crate) fn end(&self, ticket: u64) -> bool {
+        let watched = self.ended.set(ticket);
+        // SeqCst: may not pass the store in `set`; pairs with `give_up`.
+        if self.given_up_count.load(Ordering::SeqCst) > 0 {
             self.pass_over();
         }
-        let watched = self.ended.is_watched();
         if watched {
             self.ended.wake();
         }
@@ -83,9 +78,9 @@ impl Tickets {
     /// Gives up a ticket whose turn has not come.
     pub(crate) fn give_up(&self, ticket: u64) {
         self.given_up.lock().push(ticket);
-        self.given_up_count.fetch_add(1, Ordering::Relaxed);
-        // With the fence between `end` and `after_end`: either that thread passes this ticket over, or this
-        // one sees that its turn has come.
+        // SeqCst and a fence: either the thread that ends the ticket before passes this one over, or this thread
+        // sees that its turn has come.
+        self.given_up_count.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.pass_over();
     }
@@ -93,22 +88,18 @@ impl Tickets {
     #[cold]
     fn pass_over(&self) {
         let mut given_up = self.given_up.lock();
-        let mut passed = false;
+        let mut watched = false;
         loop {
             // The next ticket is on the list, so nobody but the lock's holder moves the counter now.
             let next = self.ended.get() + 1;
             let Some(place) = given_up.iter().position(|&ticket| ticket == next) else { break };
             given_up.swap_remove(place);
             self.given_up_count.fetch_sub(1, Ordering::Relaxed);
-            self.ended.store(next);
-            passed = true;
+            watched = self.ended.set(next);
         }
         drop(given_up);
-        if passed {
-            fence(Ordering::SeqCst);
-            if self.ended.is_watched() {
-                self.ended.wake();
-            }
+        if watched {
+            self.ended.wake();
         }
     }
 }
@@ -116,13 +107,6 @@ impl Tickets {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::Tickets;
-    use rivulet_hal::sync::atomic::{Ordering, fence};
-
-    fn finish(tickets: &Tickets, ticket: u64) {
-        tickets.end(ticket);
-        fence(Ordering::SeqCst);
-        tickets.after_end();
-    }
 
     #[test]
     fn turns_come_in_order_and_given_up_tickets_are_passed_over() {
@@ -132,9 +116,9 @@ mod tests {
         tickets.give_up(all[2]);
         tickets.give_up(all[1]);
         assert!(!tickets.is_turn(all[3]));
-        finish(&tickets, all[0]);
+        tickets.end(all[0]);
         assert!(tickets.is_turn(all[3]) && !tickets.is_turn(all[4]));
-        finish(&tickets, all[3]);
+        tickets.end(all[3]);
         tickets.give_up(all[4]);
         assert_eq!(tickets.ended(), 5);
     }
