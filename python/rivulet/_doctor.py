@@ -195,6 +195,7 @@ def _text(key: str, value: Any) -> str:
         return "-"
     in_bytes = key in _BYTES or key.endswith("_bytes") or key.startswith("max_")
     if in_bytes and isinstance(value, int):
-        return f"{value} bytes ({value / 2**20:.1f} MiB)" if value < 2**30 else f"{value} bytes ({value / 2**30:.1f} GiB)"
+        return (
+            f"{value} bytes ({value / 2**20:.1f} MiB)" if value < 2**30 else f"{value} bytes ({value / 2**30:.1f} GiB)"
+        )
     return str(value)
-

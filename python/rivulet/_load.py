@@ -162,7 +162,9 @@ def ensure() -> State:
             state.advice = "Install torch for this Python."
         except Exception as error:
             state.reason = f"loading failed: {type(error).__name__}: {error}"
-            state.advice = "This is a bug in Rivulet; please report it with the traceback of the doctor's --json output."
+            state.advice = (
+                "This is a bug in Rivulet; please report it with the traceback of the doctor's --json output."
+            )
             state.details = traceback.format_exc()
         if state.reason:
             _log.debug(f"mps is unavailable: {state.reason}")

@@ -12,7 +12,7 @@ import ctypes
 import json
 import os
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_uint32, c_uint64, c_void_p
 from typing import Any, NoReturn
 
 OK, ERROR, OUT_OF_MEMORY, INTERRUPTED, INVALID = range(5)

@@ -223,6 +223,10 @@ def _storage_new(native: Native) -> bool:
     return _wrap(torch.UntypedStorage, "__new__", _storage.storage_new)
 
 
+def _storage_resize(native: Native) -> bool:
+    return _wrap(torch.UntypedStorage, "resize_", _storage.storage_resize)
+
+
 def _storage_sharing(native: Native) -> bool:
     changed = False
     for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
@@ -258,9 +262,25 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch._C._mps_compileShader", "macOS builds only, with load_metallib: refused", "2.6", _shaders),
     Patch("torch._C._mps_startCapture", "macOS builds only, with its relatives: refused", "2.6", _capture),
     Patch("torch._C._mps_host_alias_storage", "macOS builds only, and missing before 2.13", "2.13", _host_alias),
-    Patch("torch.UntypedStorage.__new__", "refuses mps in Linux builds; deepcopy and torch.load use it", "2.0", _storage_new),
-    Patch("torch.UntypedStorage._share_*_cpu_", "would turn an mps storage into a CPU one in place", "2.0", _storage_sharing),
-    Patch("torch._TorchCompileInductorWrapper", "inductor needs Metal's compiler for mps: run as captured", "2.0", _inductor),
+    Patch(
+        "torch.UntypedStorage.__new__",
+        "refuses mps in Linux builds; deepcopy and torch.load use it",
+        "2.0",
+        _storage_new,
+    ),
+    Patch("torch.UntypedStorage.resize_", "PyTorch has no case for mps", "2.0", _storage_resize),
+    Patch(
+        "torch.UntypedStorage._share_*_cpu_",
+        "would turn an mps storage into a CPU one in place",
+        "2.0",
+        _storage_sharing,
+    ),
+    Patch(
+        "torch._TorchCompileInductorWrapper",
+        "inductor needs Metal's compiler for mps: run as captured",
+        "2.0",
+        _inductor,
+    ),
     Patch("torch.backends.mps", "forget answers that were cached before the device existed", "2.0", _cached_answers),
 )
 

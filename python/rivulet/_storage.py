@@ -78,6 +78,26 @@ def host_alias_storage(storage: torch.UntypedStorage) -> torch.UntypedStorage:
     return torch.frombuffer(view, dtype=torch.uint8).untyped_storage()
 
 
+def storage_resize(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """``UntypedStorage.resize_`` that also grows mps storages; PyTorch's own has no case for mps on any system."""
+
+    def resize_(self: torch.UntypedStorage, size: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.device.type != "mps":
+            return stock(self, size, *args, **kwargs)
+        wanted = operator.index(size)
+        if wanted < self.nbytes():
+            raise RuntimeError(
+                f"UntypedStorage.resize_: a storage on mps can grow but not shrink (from {self.nbytes()} to {wanted} "
+                "bytes); to free it, drop the tensors that use it"
+            )
+        with torch._C._DisableTorchDispatch():
+            # A tensor that outgrows its storage grows the storage, in place for all that share it.
+            torch.empty(0, dtype=torch.uint8, device=self.device).set_(self).resize_(wanted)
+        return self
+
+    return resize_
+
+
 def refuse_sharing(stock: Callable[..., Any]) -> Callable[..., Any]:
     """The CPU's way to share a storage between processes would replace an mps storage by a CPU one in place, under
     tensors that still say mps."""

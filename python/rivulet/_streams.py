@@ -141,6 +141,15 @@ class Stream(torch.Stream):
     ) -> None:
         _load.native().stream_exchange(_entered.previous.pop())
 
+    # torch.Stream of 2.11 gives False for both == and != with something that is no stream.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, torch.Stream) and super().__eq__(other) is True
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = torch.Stream.__hash__
+
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("cannot pickle or copy a torch.mps.Stream: it belongs to this process")
 

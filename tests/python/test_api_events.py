@@ -166,9 +166,7 @@ LONG = 1 << 11
         pytest.param(lambda event, stream: torch.mps.synchronize(), id="torch.mps.synchronize"),
         pytest.param(lambda event, stream: torch.accelerator.synchronize(), id="torch.accelerator.synchronize"),
         pytest.param(lambda event, stream: stream.synchronize(), id="Stream.synchronize"),
-        pytest.param(
-            lambda event, stream: torch.Stream.synchronize(stream), id="torch.Stream.synchronize"
-        ),
+        pytest.param(lambda event, stream: torch.Stream.synchronize(stream), id="torch.Stream.synchronize"),
     ],
 )
 def test_no_wait_holds_the_gil(wait):

@@ -65,8 +65,10 @@ MPS = {
         bool,
     ),
     "load_metallib": (
-        lambda: raises(RuntimeError, "needs Apple's Metal", lambda: torch.mps.load_metallib(b"MTLB"))
-        and raises(RuntimeError, "needs Apple's Metal", lambda: torch.mps.load_metallib("kernels.metallib")),
+        lambda: (
+            raises(RuntimeError, "needs Apple's Metal", lambda: torch.mps.load_metallib(b"MTLB"))
+            and raises(RuntimeError, "needs Apple's Metal", lambda: torch.mps.load_metallib("kernels.metallib"))
+        ),
         bool,
     ),
     "release_current_thread_slot": (lambda: torch.mps.release_current_thread_slot(), is_none),
@@ -90,7 +92,9 @@ PROFILER = {
     "stop": (lambda: raises(RuntimeError, "Instruments", lambda: torch.mps.profiler.stop()), bool),
     "profile": (lambda: raises(RuntimeError, "Instruments", lambda: within(torch.mps.profiler.profile())), bool),
     "metal_capture": (
-        lambda: raises(RuntimeError, "needs Apple's Metal", lambda: within(torch.mps.profiler.metal_capture("x.gputrace"))),
+        lambda: raises(
+            RuntimeError, "needs Apple's Metal", lambda: within(torch.mps.profiler.metal_capture("x.gputrace"))
+        ),
         bool,
     ),
     "is_metal_capture_enabled": (lambda: torch.mps.profiler.is_metal_capture_enabled(), lambda v: v is False),
@@ -118,7 +122,9 @@ ACCELERATOR = {
     "current_device_index": (accelerator_device(lambda a: a.current_device_index()), lambda n: n == 0),
     "current_device_idx": (accelerator_device(lambda a: a.current_device_idx()), lambda n: n == 0),
     "set_device_index": (
-        accelerator_device(lambda a: (a.set_device_index(0), raises(RuntimeError, "index 7|7", lambda: a.set_device_index(7)))),
+        accelerator_device(
+            lambda a: (a.set_device_index(0), raises(RuntimeError, "index 7|7", lambda: a.set_device_index(7)))
+        ),
         bool,
     ),
     "set_device_idx": (accelerator_device(lambda a: a.set_device_idx(0)), is_none),
@@ -141,23 +147,28 @@ ACCELERATOR = {
     "reset_accumulated_memory_stats": (accelerator_device(lambda a: a.reset_accumulated_memory_stats()), is_none),
     "reset_peak_memory_stats": (accelerator_device(lambda a: a.reset_peak_memory_stats()), is_none),
     "Graph": (accelerator_device(lambda a: raises((RuntimeError, NotImplementedError), ".", lambda: a.Graph())), bool),
-    "manual_seed": (accelerator_device(lambda a: a.manual_seed(3)), is_none),
-    "manual_seed_all": (accelerator_device(lambda a: a.manual_seed_all(3)), is_none),
-    "initial_seed": (accelerator_device(lambda a: a.initial_seed()), is_int),
-    "get_rng_state": (accelerator_device(lambda a: a.get_rng_state()), is_state),
-    "set_rng_state": (accelerator_device(lambda a: a.set_rng_state(a.get_rng_state())), is_none),
-    "seed": (accelerator_device(lambda a: a.seed()), is_none),
-    "seed_all": (accelerator_device(lambda a: a.seed_all()), is_none),
+}
+
+ACCELERATOR_RANDOM = {
+    "initial_seed": (lambda: torch.accelerator.random.initial_seed(), is_int),
+    "get_rng_state": (lambda: torch.accelerator.random.get_rng_state(), is_state),
+    "get_rng_state_all": (lambda: torch.accelerator.random.get_rng_state_all(), lambda s: len(s) == 1),
 }
 
 # The version from which PyTorch has a name; below it only the ones that Rivulet brings earlier have to be there.
-SINCE = {"empty_host_cache": (2, 12), "Graph": (2, 12), "get_device_capability": (2, 10), "get_memory_info": (2, 10)}
+SINCE = {
+    "empty_host_cache": (2, 12),
+    "Graph": (2, 12),
+    **dict.fromkeys(("get_device_capability", "get_memory_info"), (2, 10)),
+}
 
 
 def entries(table, module):
+    found = []
     for name, (call, check) in table.items():
         if hasattr(module, name) or SINCE.get(name, (0, 0)) <= TORCH:
-            yield pytest.param(name, call, check, id=name)
+            found.append(pytest.param(name, call, check, id=name))
+    return found
 
 
 def assert_served(module, name, call, check):
@@ -186,11 +197,16 @@ def test_backend(name, call, check):
     assert_served(torch.backends.mps, name, call, check)
 
 
-@pytest.mark.parametrize(
-    ("name", "call", "check"), [e for e in entries(ACCELERATOR, torch.accelerator) if hasattr(torch.accelerator, e.values[0]) or e.values[0] in torch.accelerator.__all__]
-)
+@pytest.mark.parametrize(("name", "call", "check"), entries(ACCELERATOR, torch.accelerator))
 def test_accelerator(name, call, check):
     assert_served(torch.accelerator, name, call, check)
+
+
+@pytest.mark.skipif(not hasattr(torch.accelerator, "random"), reason="PyTorch has it from 2.14 on")
+@pytest.mark.parametrize("name", ACCELERATOR_RANDOM)
+def test_accelerator_random(name):
+    assert set(torch.accelerator.random.__all__) <= set(ACCELERATOR_RANDOM)
+    assert_served(torch.accelerator.random, name, *ACCELERATOR_RANDOM[name])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +226,8 @@ def test_every_public_name_is_decided(module, table):
 def test_every_name_of_the_c_module_is_there():
     """What torch/mps and torch/backends/mps call by name, on any PyTorch from 2.9 to 2.15."""
     names = """
-        _has_mps _mps_is_available _mps_is_in_bad_fork _mps_deviceSynchronize _mps_emptyCache _mps_currentAllocatedMemory
+        _has_mps _mps_is_available _mps_is_in_bad_fork _mps_deviceSynchronize _mps_emptyCache
+        _mps_currentAllocatedMemory
         _mps_driverAllocatedMemory _mps_recommendedMaxMemory _mps_setMemoryFraction _mps_acquireEvent _mps_releaseEvent
         _mps_recordEvent _mps_waitForEvent _mps_synchronizeEvent _mps_queryEvent _mps_elapsedTimeOfEvents
         _mps_get_default_generator _mps_compileShader _mps_profilerStartTrace _mps_profilerStopTrace _mps_startCapture

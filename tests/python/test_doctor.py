@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from rivulet import Adapter, _doctor, _environment
 from conftest import clean_environment
+from rivulet import Adapter, _doctor, _environment
 
 
 def run_doctor(*arguments, env=None):
@@ -38,7 +38,15 @@ def test_healthy_installation_exits_with_zero():
 
 def test_text_has_every_part():
     text = run_doctor(env={"MPS_STREAM_POOL_SIZE": "16"}).stdout
-    for title in ("Versions", "Adapter in use", "Pool", "Memory", "Ops on the CPU path", "Environment", "Changes to PyTorch"):
+    for title in (
+        "Versions",
+        "Adapter in use",
+        "Pool",
+        "Memory",
+        "Ops on the CPU path",
+        "Environment",
+        "Changes to PyTorch",
+    ):
         assert f"\n{title}" in text, f"{title} is missing in\n{text}"
 
 
@@ -90,7 +98,13 @@ def test_variables_in_force_and_without_effect_and_misspelt():
     found = {
         v["name"]: v["state"]
         for v in _environment.survey(
-            {"MPS_POOL_SHARE": "1", "PYTORCH_MPS_FAST_MATH": "1", "MPS_POOL_SHARED": "1", "RIVULET_TORCH": "2.15.0", "PATH": ""}
+            {
+                "MPS_POOL_SHARE": "1",
+                "PYTORCH_MPS_FAST_MATH": "1",
+                "MPS_POOL_SHARED": "1",
+                "RIVULET_TORCH": "2.15.0",
+                "PATH": "",
+            }
         )
     }
     assert found == {"MPS_POOL_SHARE": "read", "PYTORCH_MPS_FAST_MATH": "no effect", "MPS_POOL_SHARED": "unknown"}
