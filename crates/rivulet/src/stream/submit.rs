@@ -107,7 +107,11 @@ impl StreamShared {
                 match timeline.wait(value, longest) {
                     Ok(true) => return true,
                     Ok(false) => failure = engine.check(),
-                    Err(error) => failure = Err(engine.failed("wait for the device", error)),
+                    Err(error) => {
+                        // The driver noticed after it had accepted the work; its text names the submission.
+                        self.poison(self.completed() + 1, "work on the device", error.clone());
+                        failure = Err(engine.failed("wait for the device", error));
+                    }
                 }
                 failure.is_err()
             })?;
