@@ -17,6 +17,7 @@ def wrap_inductor(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     def __call__(self: Any, model_: Any, inputs_: Any, *args: Any, **kwargs: Any) -> Any:
         if not touches_mps(model_, inputs_):
+            _forget_mps_in_inductor()
             return stock(self, model_, inputs_, *args, **kwargs)
         _warn_once()
         return model_.forward
@@ -38,6 +39,17 @@ def _on_mps(value: Any) -> bool:
         return any(map(_on_mps, value))
     device = getattr(value, "device", None)
     return getattr(device, "type", None) == "mps"
+
+
+def _forget_mps_in_inductor() -> None:
+    """Leaves inductor with the GPU types it would know without us: no graph with mps in it gets there, and up to 2.13
+    two types that are available at once (cuda and mps) fail an assertion in its get_gpu_type."""
+    from torch._inductor import utils
+
+    types = getattr(utils, "GPU_TYPES", None)
+    if isinstance(types, list) and "mps" in types:
+        types.remove("mps")
+        getattr(utils.get_gpu_type, "cache_clear", lambda: None)()
 
 
 def _warn_once() -> None:

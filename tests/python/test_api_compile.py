@@ -99,9 +99,22 @@ def test_graphs_without_mps_still_reach_inductor(monkeypatch, warned):
     monkeypatch.setattr(compile_fx, "compile_fx", recorded)
     assert torch.compile(lambda x: x * 2)(torch.ones(3)).tolist() == [2, 2, 2]
     assert len(seen) == 1 and not warned()
+    from torch._inductor.utils import get_gpu_type
+
+    assert get_gpu_type() != "mps"
     torch._dynamo.reset()
     torch.compile(lambda x: x * 2)(torch.ones(3, device="mps"))
     assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_inductor_compiles_for_the_cpu_beside_mps(warned):
+    torch.ones(2, device="mps").sum().item()
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    x = torch.randn(3, 8)
+    y = torch.compile(model)(x)
+    y.sum().backward()
+    assert torch.allclose(y, model(x), atol=1e-6) and not warned()
 
 
 def test_compiled_model_from_several_threads(in_threads, warned):
