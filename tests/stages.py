@@ -151,7 +151,7 @@ class Suite:
 
     def loom(self) -> Count:
         env = {"RUSTFLAGS": "--cfg loom", "CARGO_TARGET_DIR": str(target_dir() / "loom")}
-        command = ["cargo", "test", "--release", "-p", "rivulet-hal", "-p", "rivulet", "--lib", "--tests"]
+        command = ["cargo", "test", "--release", "-p", "rivulet-hal", "-p", "rivulet", "--test", "loom_*"]
         return libtest_count(run([*command, "--no-fail-fast"], 1200, env))
 
     def seeded_bugs(self) -> Count:
