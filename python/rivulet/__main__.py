@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from ._doctor import doctor as examine
 
-    report = examine()
+    report = examine(probe=True)
     print(json.dumps(report, indent=2) if options.json else report)
     return 0 if report["available"] else 1
 

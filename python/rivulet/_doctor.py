@@ -22,8 +22,12 @@ class Report(dict[str, Any]):
         return "\n".join(_lines(self))
 
 
-def doctor() -> Report:
-    """Examines the installation and the running device. Opens no adapter for work and takes no stream slot."""
+def doctor(*, probe: bool = False) -> Report:
+    """Examines the installation and the running device.
+
+    Opens no adapter and takes no stream slot, so before a program has used mps there is little to tell of the
+    runtime. With `probe` it runs one small operation first and checks its result, as the command line does.
+    """
     report = Report(
         available=False,
         reason=None,
@@ -31,6 +35,7 @@ def doctor() -> Report:
         versions={"rivulet": __version__, "python": platform.python_version(), "platform": platform.platform()},
         adapter=None,
         adapters=[],
+        probe=None,
         runtime={},
         fallbacks={},
         environment=_environment.survey(),
@@ -47,7 +52,7 @@ def doctor() -> Report:
     else:
         if not loaded_by_torch:
             advice.append(_why_not_by_torch())
-        _examine(report, state.native)
+        _examine(report, state.native, probe)
     report["patches"] = [asdict(outcome) for outcome in state.patches]
     advice.extend(
         f"This PyTorch is not shaped as Rivulet expects, so a part stays as it is: {p['name']} ({p['note']})."
@@ -88,7 +93,16 @@ def _why_not_by_torch() -> str:
     return "`import torch` did not load Rivulet; call rivulet.load() in the program."
 
 
-def _examine(report: Report, native: Native) -> None:
+def _probe() -> str:
+    import torch
+
+    total = (torch.arange(1000, device="mps") + 1).sum().item()
+    if total != 500500:
+        raise RuntimeError(f"the sum of 1 to 1000 came out as {total}")
+    return "1000 elements were added right"
+
+
+def _examine(report: Report, native: Native, probe: bool) -> None:
     advice: list[str] = report["advice"]
     versions = report["versions"]
     versions["library"] = native.version()
@@ -104,6 +118,13 @@ def _examine(report: Report, native: Native) -> None:
         return
     report["reason"] = native.unavailable_reason()
     report["available"] = report["reason"] is None
+    if probe and report["available"]:
+        try:
+            report["probe"] = _probe()
+        except Exception as error:
+            report["available"] = False
+            report["reason"] = f"a first operation failed: {type(error).__name__}: {error}"
+            advice.append("Run with PYTORCH_MPS_DEBUG=1 to see what the engine does before it fails.")
     for key, read in (("adapters", native.adapters), ("runtime", native.report), ("fallbacks", native.fallback_counts)):
         # One part that cannot be read must not hide the others.
         try:
@@ -126,7 +147,7 @@ def _examine(report: Report, native: Native) -> None:
 def _lines(report: Report) -> Iterator[str]:
     if report["available"]:
         name = (report["adapter"] or {}).get("name", "unknown adapter")
-        yield f"mps is available, on {name}."
+        yield f"mps is available, on {name}." + (f" Tried: {report['probe']}." if report["probe"] else "")
     else:
         yield f"mps is NOT available: {report['reason']}."
     if report["advice"]:
@@ -140,8 +161,11 @@ def _lines(report: Report) -> Iterator[str]:
     if others:
         yield from _section("Other adapters", {e.get("name", "?"): e.get("backend", "") for e in others})
     for title, value in report["runtime"].items():
-        if title != "adapter" and value not in (None, [], {}):
-            yield from _section(title.replace("_", " ").capitalize(), value)
+        if title in ("adapter", "opened") or value in (None, [], {}):
+            continue
+        yield from _section(title.replace("_", " ").capitalize(), value)
+    if report["available"] and report["runtime"].get("opened") is False:
+        yield from _section("Runtime", "nothing of this process has used mps yet")
     if report["available"]:
         counts = sorted(report["fallbacks"].items(), key=lambda item: (-item[1], item[0]))
         yield from _section("Ops on the CPU path of a GPU", dict(counts) or "none")
@@ -176,16 +200,29 @@ def _indented(value: Any, depth: int) -> Iterator[str]:
             else:
                 yield f"{pad}{key:<{width}}  {_text(str(key), inner)}"
     elif isinstance(value, list):
-        for inner in value:
+        for inner in value[:_LISTED]:
             if isinstance(inner, dict):
                 yield pad + ", ".join(f"{key} {_text(key, item)}" for key, item in inner.items())
             else:
                 yield f"{pad}{inner}"
+        if len(value) > _LISTED:
+            yield f"{pad}and {len(value) - _LISTED} more (all with --json)"
     else:
         yield f"{pad}{value}"
 
 
-_BYTES = {"allocated", "reserved", "driver", "recommended_max", "peak_allocated", "peak_reserved"}
+_LISTED = 8
+_BYTES = {
+    "allocated",
+    "reserved",
+    "driver",
+    "recommended_max",
+    "peak_allocated",
+    "peak_reserved",
+    "adopted",
+    "limit",
+    "device_total",
+}
 
 
 def _text(key: str, value: Any) -> str:
