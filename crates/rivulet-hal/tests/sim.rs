@@ -152,6 +152,7 @@ fn a_lost_device_fails_every_wait_and_call_at_once() {
         }
     });
     assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(control.unfinished(Q1), 0);
     control.lose_device("later");
     let lost = |outcome: Result<(), HalError>| {
         let error = outcome.unwrap_err();

@@ -48,11 +48,6 @@ impl Rig {
     fn no_faults(&self) {
         assert_eq!(self.control.faults(), [""; 0]);
     }
-
-    fn release(&self) {
-        self.control.release(Q0);
-        self.control.release(Q1);
-    }
 }
 
 fn race(outcome: Result<(), SubmitFailure>, words: &[&str]) {
@@ -143,6 +138,25 @@ fn queues_need_a_wait_for_the_right_value() {
     let waits = [at(&rig.lines[1], 3)];
     submit(&rig.device, Q0, "overwrite", &waits, at(&rig.lines[0], 4), |recorder| rig.fill(recorder))
         .unwrap();
+    rig.no_faults();
+}
+
+#[test]
+fn a_refused_submission_leaves_no_trace() {
+    let rig = Rig::held();
+    submit(&rig.device, Q0, "write", &[], at(&rig.lines[0], 1), |recorder| rig.fill(recorder)).unwrap();
+    let outcome = submit(&rig.device, Q1, "read", &[], at(&rig.lines[1], 1), |recorder| {
+        recorder.fill(&part(&memory(&rig.device, 64), 0, 64), 0).unwrap();
+        rig.read(recorder);
+    });
+    race(outcome, &["`read`"]);
+    rig.control.take_faults();
+    // No signal: who waits for it goes into the order only after the second attempt, and so after its read.
+    let waits = [at(&rig.lines[1], 1)];
+    submit(&rig.device, Q0, "overwrite", &waits, at(&rig.lines[0], 2), |recorder| rig.fill(recorder))
+        .unwrap();
+    let waits = [at(&rig.lines[0], 1)];
+    submit(&rig.device, Q1, "read", &waits, at(&rig.lines[1], 1), |recorder| rig.read(recorder)).unwrap();
     rig.no_faults();
 }
 
@@ -285,12 +299,13 @@ fn a_conflict_found_late_fails_the_timeline_and_does_not_run() {
         faults.len() == 1 && faults[0].contains("`deferred`") && faults[0].contains("`other`"),
         "{faults:?}"
     );
-    rig.release();
+    rig.control.release(Q1);
+    assert!(rig.lines[1].wait(1, LONG).unwrap());
+    rig.control.release(Q0);
     assert!(rig.lines[0].wait(1, LONG).unwrap());
     assert!(matches!(rig.lines[0].wait(2, LONG), Err(HalError::Race(_))));
     assert!(rig.control.wait_idle(LONG));
     assert!(matches!(rig.lines[0].completed(), Err(HalError::Race(_))));
-    assert!(rig.lines[1].wait(1, LONG).unwrap());
     // The skipped fill left the bytes alone (read past the announcement, which would rightly fail).
     let base = rig.memory.host_ptr().unwrap();
     // SAFETY: both queues are idle, and the memory has 256 bytes.

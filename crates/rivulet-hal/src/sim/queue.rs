@@ -241,3 +241,26 @@ fn run_job<'a>(
     state.executed.push(entry);
     state
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::{Delay, Gate, QueueState};
+    use std::time::Duration;
+
+    #[test]
+    fn delays_repeat_with_the_seed_and_differ_between_queues() {
+        let (min, max) = (Duration::from_micros(50), Duration::from_micros(90));
+        let draws = |seed, queue| {
+            let mut state = QueueState::new(Gate::Open, seed, queue);
+            (0..200).map(|_| state.draw_delay(Delay::Random { min, max })).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(7, 0), draws(7, 0));
+        assert_ne!(draws(7, 0), draws(8, 0));
+        let (first, second) = (draws(7, 0), draws(7, 1));
+        // Not even shifted against each other by a few draws.
+        assert!((0..5).all(|shift| first[shift..shift + 50] != second[..50]));
+        assert!(first.iter().all(|delay| (min..=max).contains(delay)));
+        assert!(first.iter().max() > first.iter().min());
+    }
+}

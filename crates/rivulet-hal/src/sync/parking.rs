@@ -165,7 +165,7 @@ fn unpark(address: usize, limit: usize) -> usize {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use super::{ParkResult, park, unpark_all, unpark_one};
+    use super::{ParkResult, TABLE, park, unpark_all, unpark_one};
     use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use crate::sync::thread;
     use std::time::{Duration, Instant};
@@ -181,6 +181,20 @@ mod tests {
         assert_eq!(park(2, || true, Some(Duration::from_millis(20))), ParkResult::TimedOut);
         assert!(start.elapsed() >= Duration::from_millis(20));
         assert_eq!(unpark_all(2), 0);
+        // Whoever comes next gets the wake-up, not the one that has left.
+        let parked = AtomicBool::new(false);
+        let validate = || {
+            parked.store(true, Ordering::Relaxed);
+            true
+        };
+        thread::scope(|scope| {
+            let next = scope.spawn(|| park(2, validate, Some(Duration::from_secs(10))));
+            while !parked.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            unpark_one(2);
+            assert_eq!(next.join().unwrap(), ParkResult::Unparked);
+        });
     }
 
     #[test]
@@ -200,8 +214,10 @@ mod tests {
 
     #[test]
     fn one_wakes_in_order_of_arrival_and_only_its_address() {
-        let (key, other) = (0_u8, 0_u8);
-        let (address, other) = ((&raw const key).addr(), (&raw const other).addr());
+        // Two addresses of one shard, or a mix-up would not show.
+        let address = 0x1000;
+        let same_shard = |other: &usize| std::ptr::eq(TABLE.shard(address), TABLE.shard(*other));
+        let other = (address + 1..).find(same_shard).unwrap();
         let parked = AtomicUsize::new(0);
         let wait = |address, rank| {
             let validate = || {
