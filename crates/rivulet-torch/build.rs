@@ -31,7 +31,7 @@ fn main() {
         .include("include")
         .flag(format!("-isystem{}", torch.join("include").display()))
         .flag(format!("-isystem{}", torch.join("include/torch/csrc/api/include").display()))
-        .files(sources(&csrc));
+        .files(units(&csrc));
     build.compile("rivulet_adaptor");
     println!("cargo::rustc-link-search=native={}", torch.join("lib").display());
     println!("cargo::rustc-link-lib=dylib=torch_cpu");
@@ -39,16 +39,29 @@ fn main() {
     println!("cargo::rustc-cfg=adaptor");
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return files };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "cpp") {
-            files.push(path);
+/// One translation unit a folder: PyTorch's headers take longer to read than our code takes to compile.
+#[allow(clippy::disallowed_methods, reason = "build scripts are configured by the environment")]
+fn units(csrc: &Path) -> Vec<PathBuf> {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    let mut units = Vec::new();
+    for folder in sorted(csrc).into_iter().filter(|path| path.is_dir()) {
+        let mut text = String::new();
+        for file in sorted(&folder).iter().filter(|path| path.extension().is_some_and(|e| e == "cpp")) {
+            text += &format!("#include \"{}\"\n", file.display());
         }
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let unit = out.join(format!("{name}.cpp"));
+        if let Err(error) = std::fs::write(&unit, text) {
+            println!("cargo::error=cannot write {}: {error}", unit.display());
+        }
+        units.push(unit);
     }
-    files.sort();
-    files
+    units
+}
+
+fn sorted(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
 }

@@ -74,65 +74,132 @@ bool is_plain(const at::Tensor& tensor) {
 
 } // namespace
 
-AliasSet::Storage& AliasSet::alias_storage(const at::Tensor& tensor, bool write) {
-  c10::StorageImpl* device = tensor.storage().unsafeGetStorageImpl();
-  for (auto& known : storages_) {
-    if (known.device == device) {
-      if (write && !known.host.resizable()) {
-        known.host.unsafeGetStorageImpl()->set_resizable(true);
-        operands_.push_back({block_of(*device), 1});
-      }
-      return known;
+namespace {
+
+// Stand-ins that no op uses at the moment, each with a storage of its own.
+struct Pool {
+  static constexpr size_t kCapacity = 8;
+  c10::SmallVector<at::Tensor, kCapacity> idle;
+};
+
+Pool& pool() {
+  static thread_local Pool pool;
+  return pool;
+}
+
+c10::DataPtr borrowed(void* data) {
+  return {data, nullptr, &keep_nothing, c10::Device(c10::kCPU)};
+}
+
+// A CPU tensor with the metadata of `meta` over `data`.
+at::Tensor make_stand_in(const at::Tensor& meta, void* data, size_t nbytes, bool resizable) {
+  auto& idle = pool().idle;
+  if (idle.empty()) {
+    c10::Storage storage(
+        c10::Storage::use_byte_size_t(), nbytes, borrowed(data), c10::GetCPUAllocator(), resizable);
+    return make_like(meta, std::move(storage), kHostKeys);
+  }
+  at::Tensor host = std::move(idle.back());
+  idle.pop_back();
+  auto* storage = host.storage().unsafeGetStorageImpl();
+  storage->set_data_ptr_noswap(borrowed(data));
+  storage->set_nbytes(nbytes);
+  storage->set_resizable(resizable);
+  auto* impl = host.unsafeGetTensorImpl();
+  if (impl->dtype() != meta.dtype()) {
+    impl->set_storage_and_dtype(host.storage(), meta.dtype());
+  }
+  impl->set_sizes_and_strides(meta.sizes(), meta.strides(), meta.storage_offset());
+  copy_bits(meta, host);
+  return host;
+}
+
+// Puts a stand-in back where nobody else has kept it or its storage.
+void recycle(at::Tensor&& host) {
+  auto& idle = pool().idle;
+  if (idle.size() < Pool::kCapacity && host.use_count() == 1 && host.storage().use_count() == 1 &&
+      !host.is_conj() && !host.is_neg()) {
+    host.storage().unsafeGetStorageImpl()->set_data_ptr_noswap(borrowed(nullptr));
+    idle.push_back(std::move(host));
+  }
+}
+
+} // namespace
+
+AliasSet::~AliasSet() {
+  for (auto& entry : entries_) {
+    if (entry.pooled) {
+      recycle(std::move(entry.host));
     }
+  }
+}
+
+AliasSet::Storage* AliasSet::find_storage(const c10::StorageImpl* device) {
+  for (auto& storage : storages_) {
+    if (storage.device == device) {
+      return &storage;
+    }
+  }
+  return nullptr;
+}
+
+void AliasSet::allow_write(Storage& storage) {
+  writes_ = true;
+  if (!storage.write) {
+    storage.write = true;
+    storage.host->set_resizable(true);
+    if (auto* block = block_of(*storage.device)) {
+      operands_.push_back({block, 1});
+    }
+  }
+}
+
+size_t AliasSet::push(c10::MaybeOwned<at::Tensor> tensor, at::Tensor host, bool write, bool pooled) {
+  entries_.push_back({std::move(tensor), std::move(host), write, pooled});
+  return entries_.size() - 1;
+}
+
+size_t AliasSet::add(c10::MaybeOwned<at::Tensor> owned, bool write) {
+  const at::Tensor& tensor = *owned;
+  for (size_t index = 0; index < entries_.size(); ++index) {
+    Entry& entry = entries_[index];
+    if (entry.device->is_same(tensor)) {
+      if (C10_UNLIKELY(write && !entry.write)) {
+        entry.write = writes_ = true;
+        if (is_plain(tensor)) {
+          allow_write(*find_storage(tensor.storage().unsafeGetStorageImpl()));
+        }
+      }
+      return index;
+    }
+  }
+  writes_ = writes_ || write;
+  if (C10_UNLIKELY(!is_plain(tensor))) {
+    auto part = [&](const at::Tensor& component) { return alias(component, write); };
+    auto host = sparse_like(tensor, c10::Device(c10::kCPU), part);
+    return push(std::move(owned), std::move(host), write, false);
+  }
+  auto* device = tensor.storage().unsafeGetStorageImpl();
+  if (auto* known = find_storage(device)) {
+    if (write) {
+      allow_write(*known);
+    }
+    c10::Storage storage(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(known->host));
+    return push(std::move(owned), make_like(tensor, std::move(storage), kHostKeys), write, false);
   }
   void* data = const_cast<void*>(device->data_ptr().get());
   size_t nbytes = device->nbytes();
-  rivulet_block* block = block_of(*device);
-  if (block != nullptr) {
+  if (auto* block = block_of(*device)) {
     operands_.push_back({block, write ? 1u : 0u});
   }
-  c10::Storage host(
-      c10::Storage::use_byte_size_t(),
-      nbytes,
-      c10::DataPtr(data, nullptr, &keep_nothing, c10::Device(c10::kCPU)),
-      c10::GetCPUAllocator(),
-      /*resizable=*/write);
-  storages_.push_back({device, std::move(host), data, nbytes});
-  return storages_.back();
-}
-
-at::Tensor AliasSet::alias(const at::Tensor& tensor, bool write) {
-  if (!tensor.defined() || !tensor.is_mps()) {
-    return tensor;
-  }
-  for (auto& entry : entries_) {
-    if (entry.device.is_same(tensor)) {
-      if (write && !entry.write) {
-        entry.write = true;
-        if (is_plain(tensor)) {
-          alias_storage(tensor, true);
-        }
-      }
-      return entry.host;
-    }
-  }
-  if (C10_UNLIKELY(!is_plain(tensor))) {
-    return alias_sparse(tensor, write);
-  }
-  auto host = make_like(tensor, alias_storage(tensor, write).host, kHostKeys);
-  entries_.push_back({tensor, host, write});
-  return host;
-}
-
-at::Tensor AliasSet::alias_sparse(const at::Tensor& tensor, bool write) {
-  auto host = sparse_like(tensor, c10::Device(c10::kCPU), [&](const at::Tensor& part) { return alias(part, write); });
-  entries_.push_back({tensor, host, write});
-  return host;
+  auto host = make_stand_in(tensor, data, nbytes, write);
+  storages_.push_back({device, host.storage().unsafeGetStorageImpl(), data, nbytes, write});
+  return push(std::move(owned), std::move(host), write, true);
 }
 
 // A kernel that resized its output has put fresh CPU memory into the stand-in.
 void AliasSet::carry_back_storage(Storage& storage) {
-  auto* host = storage.host.unsafeGetStorageImpl();
+  auto* host = storage.host;
   if (host->data_ptr().get() == storage.data && host->nbytes() == storage.nbytes) {
     return;
   }
@@ -147,8 +214,11 @@ void AliasSet::carry_back_storage(Storage& storage) {
 }
 
 void AliasSet::carry_back() {
+  if (!writes_) {
+    return;
+  }
   for (auto& storage : storages_) {
-    if (storage.host.resizable()) {
+    if (storage.write) {
       carry_back_storage(storage);
     }
   }
@@ -157,14 +227,13 @@ void AliasSet::carry_back() {
       continue;
     }
     if (C10_UNLIKELY(!is_plain(entry.host))) {
-      carry_back_sparse(entry.host, entry.device, [&](at::Tensor part) { return restore(std::move(part)); });
+      carry_back_sparse(entry.host, *entry.device, [&](at::Tensor part) { return restore(std::move(part)); });
       continue;
     }
-    auto* device = entry.device.unsafeGetTensorImpl();
-    // set_() and friends may have given the stand-in another operand's storage.
-    if (C10_UNLIKELY(entry.host.sizes() != entry.device.sizes() || entry.host.strides() != entry.device.strides() ||
-                     entry.host.storage_offset() != entry.device.storage_offset())) {
-      device->set_sizes_and_strides(entry.host.sizes(), entry.host.strides(), entry.host.storage_offset());
+    const at::Tensor& tensor = *entry.device;
+    if (C10_UNLIKELY(entry.host.sizes() != tensor.sizes() || entry.host.strides() != tensor.strides() ||
+                     entry.host.storage_offset() != tensor.storage_offset())) {
+      tensor.unsafeGetTensorImpl()->set_sizes_and_strides(entry.host.sizes(), entry.host.strides(), entry.host.storage_offset());
     }
   }
 }
@@ -175,7 +244,7 @@ at::Tensor AliasSet::restore(at::Tensor result) {
   }
   for (auto& entry : entries_) {
     if (entry.host.is_same(result)) {
-      return entry.device;
+      return *entry.device;
     }
   }
   if (C10_UNLIKELY(!is_plain(result))) {
@@ -183,7 +252,7 @@ at::Tensor AliasSet::restore(at::Tensor result) {
   }
   auto* storage = result.storage().unsafeGetStorageImpl();
   for (auto& known : storages_) {
-    if (known.host.unsafeGetStorageImpl() == storage) {
+    if (known.host == storage) {
       return make_like(
           result, c10::Storage(c10::intrusive_ptr<c10::StorageImpl>::reclaim_copy(known.device)), kDeviceKeys);
     }

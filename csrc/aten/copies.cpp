@@ -2,13 +2,12 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 
 #include "aten/alias.h"
+#include "aten/copies.h"
 #include "aten/cpu_path.h"
 #include "aten/host_scope.h"
 #include "aten/kernels.h"
 
 namespace rivulet {
-
-namespace {
 
 using at::Tensor;
 
@@ -35,6 +34,8 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   aliases.carry_back();
   return self;
 }
+
+namespace {
 
 Tensor copy_from(const Tensor& self, const Tensor& target, bool non_blocking) {
   Tensor to = target;

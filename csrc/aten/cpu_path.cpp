@@ -125,16 +125,6 @@ struct Plan {
   }
 };
 
-[[noreturn]] void refuse_mixed_devices(const Plan& plan, const at::Tensor& tensor) {
-  TORCH_CHECK(
-      false,
-      "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
-      tensor.device(),
-      "! (in ",
-      plan.name,
-      ")");
-}
-
 // Replaces the mps operands on the stack by stand-ins. Keeps the originals of marked results.
 class Call {
  public:
@@ -162,9 +152,11 @@ class Call {
           if (value.isList()) {
             c10::List<std::optional<at::Tensor>> list;
             for (const IValue& element : value.toListRef()) {
-              list.push_back(
-                  element.isTensor() ? std::optional<at::Tensor>(lower_element(element.toTensor(), argument.write))
-                                     : std::nullopt);
+              std::optional<at::Tensor> tensor;
+              if (element.isTensor()) {
+                tensor = lower_element(element.toTensor(), argument.write);
+              }
+              list.push_back(std::move(tensor));
             }
             value = std::move(list);
           }
@@ -179,42 +171,27 @@ class Call {
           break;
       }
     }
-    if (C10_UNLIKELY(foreign_.defined() && device_operands_ && !plan_.accepts_cpu)) {
-      refuse_mixed_devices(plan_, foreign_);
-    }
-    if (C10_UNLIKELY(needs_grad_ && !is_accelerator() && c10::GradMode::is_enabled())) {
-      TORCH_CHECK(
-          false,
-          "mps has no autograd in this process, because cuda is its accelerator. Set RIVULET_ACCELERATOR=mps before "
-          "`import torch`, or run under torch.no_grad() (in ",
-          plan_.name,
-          ")");
-    }
+    lowering_.check(plan_.name.c_str(), plan_.accepts_cpu);
   }
 
-  AliasSet& aliases() {
-    return aliases_;
-  }
-  bool sparse() const {
-    return sparse_;
-  }
-  bool compressed() const {
-    return compressed_;
+  const Lowering& lowering() const {
+    return lowering_;
   }
 
   void raise() {
-    aliases_.carry_back();
+    AliasSet& aliases = lowering_.aliases();
+    aliases.carry_back();
     size_t first = stack_.size() - plan_.return_count;
     for (size_t i = 0; i < plan_.return_count; ++i) {
       IValue& value = stack_[first + i];
       if (value.isTensor()) {
-        value = aliases_.restore(std::move(value).toTensor());
+        value = aliases.restore(std::move(value).toTensor());
       } else if (value.isTensorList()) {
         c10::List<at::Tensor> list;
         auto tensors = value.toTensorVector();
         value = IValue(); // the list held a second reference to each result
         for (at::Tensor& tensor : tensors) {
-          list.push_back(aliases_.restore(std::move(tensor)));
+          list.push_back(aliases.restore(std::move(tensor)));
         }
         value = std::move(list);
       }
@@ -223,50 +200,28 @@ class Call {
 
  private:
   void lower_tensor(IValue& value, bool write) {
-    value = lower_element(value.toTensor(), write);
+    at::Tensor tensor = std::move(value).toTensor();
+    value = lowering_.device_operand(tensor, write) ? lowering_.take(std::move(tensor), write) : std::move(tensor);
   }
 
   at::Tensor lower_element(const at::Tensor& tensor, bool write) {
-    if (!tensor.defined()) {
-      return tensor;
-    }
-    if (C10_LIKELY(tensor.is_mps())) {
-      device_operands_ = true;
-      if (C10_UNLIKELY(tensor.layout() != c10::kStrided)) {
-        (tensor.layout() == c10::kSparse ? sparse_ : compressed_) = true;
-      }
-      needs_grad_ = needs_grad_ || tensor.requires_grad();
-      return aliases_.alias(tensor, write);
-    }
-    // A number on the CPU may join any op, as on every device.
-    if (tensor.dim() != 0 || write) {
-      foreign_ = tensor;
-    }
-    return tensor;
+    return lowering_.device_operand(tensor, write) ? lowering_.take(tensor, write) : tensor;
   }
 
   const Plan& plan_;
   Stack& stack_;
   size_t base_;
-  AliasSet aliases_;
-  at::Tensor foreign_;
-  bool device_operands_ = false;
-  bool needs_grad_ = false;
-  bool sparse_ = false;
-  bool compressed_ = false;
+  Lowering lowering_;
 };
 
-void run(const Plan& plan, const c10::OperatorHandle& op, Stack* stack) {
+// `layout`: the CPU key of an op that was called for a sparse layout with no sparse operand, such as a factory.
+void run(const Plan& plan, const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey layout) {
   Call call(plan, *stack);
   call.lower();
-  const auto& operands = call.aliases().operands();
-  HostScope scope(plan.id, operands.data(), operands.size());
+  HostScope scope(plan.id, call.lowering().operands());
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  auto key = call.compressed() ? c10::DispatchKey::SparseCsrCPU
-      : call.sparse()          ? c10::DispatchKey::SparseCPU
-                               : c10::DispatchKey::CPU;
   try {
-    op.redispatchBoxed(c10::DispatchKeySet(key), stack);
+    op.redispatchBoxed(call.lowering().keys(layout), stack);
   } catch (const c10::Error& error) {
     rethrow_as_device_error(error, plan.name);
   }
@@ -274,16 +229,27 @@ void run(const Plan& plan, const c10::OperatorHandle& op, Stack* stack) {
 }
 
 // One op, its plan at hand.
+template <c10::DispatchKey layout>
 class OpKernel final : public c10::OperatorKernel {
  public:
   explicit OpKernel(const c10::OperatorHandle& op) : plan_(op) {}
   void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
-    run(plan_, op, stack);
+    run(plan_, op, stack, layout);
   }
 
  private:
   Plan plan_;
 };
+
+template <c10::DispatchKey layout>
+void take(torch::Library& aten, const c10::OperatorHandle& op) {
+  const auto& full = op.operator_name();
+  auto name = full.name.substr(full.name.find("::") + 2);
+  if (!full.overload_name.empty()) {
+    name += "." + full.overload_name;
+  }
+  aten.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<OpKernel<layout>>(op)));
+}
 
 // Ops that no kernel was registered for by name: other layouts, libraries loaded later.
 const Plan& plan_for(const c10::OperatorHandle& op) {
@@ -301,8 +267,9 @@ const Plan& plan_for(const c10::OperatorHandle& op) {
   return *plans->emplace(op.operator_name(), std::move(plan)).first->second;
 }
 
+template <c10::DispatchKey layout>
 void fallback(const c10::OperatorHandle& op, Stack* stack) {
-  run(plan_for(op), op, stack);
+  run(plan_for(op), op, stack, layout);
 }
 
 // Ops without a CPU kernel of their own that are still better run whole on the CPU than taken apart into mps ops.
@@ -315,6 +282,22 @@ constexpr const char* kWhole[] = {
 
 } // namespace
 
+void Lowering::check_slow(const char* op, bool accepts_cpu) const {
+  TORCH_CHECK(
+      accepts_cpu || !foreign_.has_value() || !device_operands_,
+      "Expected all tensors to be on the same device, but found at least two devices, mps:0 and ",
+      *foreign_,
+      "! (in ",
+      op,
+      ")");
+  TORCH_CHECK(
+      !needs_grad_ || is_accelerator() || !c10::GradMode::is_enabled(),
+      "mps has no autograd in this process, because cuda is its accelerator. Set RIVULET_ACCELERATOR=mps before "
+      "`import torch`, or run under torch.no_grad() (in ",
+      op,
+      ")");
+}
+
 void rethrow_as_device_error(const c10::Error& error, const std::string& op) {
   std::string text = error.what_without_backtrace();
   if (text.find("DefaultCPUAllocator") != std::string::npos) {
@@ -325,14 +308,6 @@ void rethrow_as_device_error(const c10::Error& error, const std::string& op) {
 
 void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
   auto& dispatcher = c10::Dispatcher::singleton();
-  auto take = [&](const c10::OperatorHandle& op) {
-    const auto& full = op.operator_name();
-    auto name = full.name.substr(full.name.find("::") + 2);
-    if (!full.overload_name.empty()) {
-      name += "." + full.overload_name;
-    }
-    aten.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<OpKernel>(op)));
-  };
   for (const auto& name : dispatcher.getAllOpNames()) {
     if (name.name.rfind("aten::", 0) != 0) {
       continue;
@@ -342,21 +317,47 @@ void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
     if (op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
         !op->hasKernelForDispatchKey(c10::DispatchKey::MPS) &&
         !op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) {
-      take(*op);
+      take<c10::DispatchKey::CPU>(aten, *op);
     }
   }
   for (const char* name : kWhole) {
     if (auto op = dispatcher.findSchema({std::string("aten::") + name, ""});
         op && !op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
-      take(*op);
+      take<c10::DispatchKey::CPU>(aten, *op);
     }
   }
-  fallback_library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  fallback_library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback<c10::DispatchKey::CPU>>());
 }
 
-void register_sparse(torch::Library& sparse, torch::Library& sparse_csr) {
-  sparse.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
-  sparse_csr.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());
+namespace {
+
+// Every op that has a kernel for this layout on the CPU: a composite one beside it would come before a fallback.
+template <c10::DispatchKey layout>
+void register_layout(torch::Library& aten, torch::Library& fallback_library, c10::DispatchKey device_layout) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) {
+      continue;
+    }
+    auto op = dispatcher.findSchema(name);
+    if (op && op->hasKernelForDispatchKey(layout) && !op->hasKernelForDispatchKey(device_layout) &&
+        !op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) {
+      take<layout>(aten, *op);
+    }
+  }
+  fallback_library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback<layout>>());
+}
+
+} // namespace
+
+void register_sparse_cpu_path(
+    torch::Library& sparse, torch::Library& compressed, torch::Library& sparse_any, torch::Library& compressed_any) {
+  register_layout<c10::DispatchKey::SparseCPU>(sparse, sparse_any, c10::DispatchKey::SparseMPS);
+  // Composite, but it makes its tensor by hand for the devices that it knows.
+  if (auto op = c10::Dispatcher::singleton().findSchema({"aten::_sparse_compressed_tensor_with_dims", ""})) {
+    take<c10::DispatchKey::SparseCsrCPU>(compressed, *op);
+  }
+  register_layout<c10::DispatchKey::SparseCsrCPU>(compressed, compressed_any, c10::DispatchKey::SparseCsrMPS);
 }
 
 } // namespace rivulet

@@ -1,9 +1,74 @@
+// The CPU path of one op: operands down to the CPU, results back up.
 #pragma once
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <optional>
 #include <string>
 
+#include "aten/alias.h"
+#include "runtime/hooks.h"
+
 namespace rivulet {
+
+// Collects the operands of one call and checks them as a whole.
+class Lowering {
+ public:
+  // Notes an operand; true where it is on mps and has to be taken.
+  bool device_operand(const at::Tensor& tensor, bool write) {
+    if (C10_UNLIKELY(!tensor.defined())) {
+      return false;
+    }
+    if (C10_LIKELY(tensor.is_mps())) {
+      device_operands_ = true;
+      if (C10_UNLIKELY(tensor.layout() != c10::kStrided)) {
+        (tensor.layout() == c10::kSparse ? sparse_ : compressed_) = true;
+      }
+      needs_grad_ = needs_grad_ || tensor.requires_grad();
+      return true;
+    }
+    // A number on the CPU may join any op, as on every device.
+    if (tensor.dim() != 0 || write) {
+      foreign_ = tensor.device();
+    }
+    return false;
+  }
+  at::Tensor take(at::Tensor tensor, bool write) {
+    return aliases_.host(aliases_.add(c10::MaybeOwned<at::Tensor>::owned(std::move(tensor)), write));
+  }
+  size_t borrow(const at::Tensor& tensor, bool write) {
+    return aliases_.add(c10::MaybeOwned<at::Tensor>::borrowed(tensor), write);
+  }
+  // Raises where the operands cannot be used together.
+  void check(const char* op, bool accepts_cpu) const {
+    if (C10_UNLIKELY(foreign_.has_value() || (needs_grad_ && !is_accelerator()))) {
+      check_slow(op, accepts_cpu);
+    }
+  }
+  // The dispatch key of the CPU kernel; `otherwise` where no operand is sparse.
+  c10::DispatchKeySet keys(c10::DispatchKey otherwise = c10::DispatchKey::CPU) const {
+    return c10::DispatchKeySet(
+        compressed_   ? c10::DispatchKey::SparseCsrCPU
+            : sparse_ ? c10::DispatchKey::SparseCPU
+                      : otherwise);
+  }
+  AliasSet& aliases() {
+    return aliases_;
+  }
+  const c10::SmallVectorImpl<rivulet_operand>& operands() const {
+    return aliases_.operands();
+  }
+
+ private:
+  void check_slow(const char* op, bool accepts_cpu) const;
+
+  AliasSet aliases_;
+  std::optional<c10::Device> foreign_;
+  bool device_operands_ = false;
+  bool needs_grad_ = false;
+  bool sparse_ = false;
+  bool compressed_ = false;
+};
 
 // Inside a catch block: an allocation failure of a CPU kernel becomes torch.OutOfMemoryError naming the op;
 // anything else goes on as it is.

@@ -15,7 +15,7 @@ namespace {
 
 using at::Tensor;
 
-constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::MPS);
+constexpr c10::DispatchKeySet kFactoryKeys(c10::DispatchKey::MPS);
 
 void check_options(std::optional<c10::Layout> layout, std::optional<bool> pinned, std::optional<c10::Device> device) {
   TORCH_CHECK(!layout || *layout == c10::kStrided, "expected layout torch.strided for an mps tensor, got ", *layout);
@@ -34,7 +34,7 @@ Tensor empty(
     std::optional<bool> pinned,
     std::optional<c10::MemoryFormat> format) {
   check_options(layout, pinned, device);
-  return at::detail::empty_generic(size, &device_allocator(), kKeys, c10::dtype_or_default(dtype), format);
+  return at::detail::empty_generic(size, &device_allocator(), kFactoryKeys, c10::dtype_or_default(dtype), format);
 }
 
 Tensor empty_strided(
@@ -45,7 +45,7 @@ Tensor empty_strided(
     std::optional<c10::Device> device,
     std::optional<bool> pinned) {
   check_options(layout, pinned, device);
-  return at::detail::empty_strided_generic(size, stride, &device_allocator(), kKeys, c10::dtype_or_default(dtype));
+  return at::detail::empty_strided_generic(size, stride, &device_allocator(), kFactoryKeys, c10::dtype_or_default(dtype));
 }
 
 // Tensors of zeros without bytes, which forward-mode autograd makes.
@@ -64,7 +64,7 @@ Tensor efficient_zero(
     std::optional<bool> pinned) {
   check_options(layout, pinned, device);
   static auto* allocator = new ZeroAllocator();
-  auto keys = kKeys | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor);
+  auto keys = kFactoryKeys | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor);
   return at::detail::empty_generic(size, allocator, keys, c10::dtype_or_default(dtype), std::nullopt);
 }
 

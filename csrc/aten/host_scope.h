@@ -10,6 +10,8 @@ class HostScope {
   HostScope(uint32_t op, const rivulet_operand* operands, size_t count) {
     check(rivulet_host_begin(op, operands, count, &scope_));
   }
+  template <typename Operands>
+  HostScope(uint32_t op, const Operands& operands) : HostScope(op, operands.data(), operands.size()) {}
   ~HostScope() {
     rivulet_host_end(&scope_);
   }

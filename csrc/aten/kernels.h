@@ -14,10 +14,17 @@ void register_copies(torch::Library& aten);
 void register_attention(torch::Library& aten, torch::Library& autograd);
 // native_dropout and other ops whose CPU kernel draws from the CPU's default generator.
 void register_random(torch::Library& aten);
+// The CPU path of ops that are called often on small tensors, without the boxing.
+void register_hot_ops(torch::Library& aten);
 // Every op that has a CPU kernel and nothing above: the CPU path by name, then the fallback for libraries that are
 // loaded later.
 void register_cpu_path(torch::Library& aten, torch::Library& fallback);
-// The fallback for sparse and other layouts.
-void register_sparse(torch::Library& sparse, torch::Library& sparse_csr);
+// Compressed tensors from their component tensors, at MPS and AutogradMPS.
+void register_compressed_factory(torch::Library& aten, torch::Library& autograd);
+// Sparse and compressed layouts: what looks at their component tensors alone, and copies.
+void register_sparse(torch::Library& sparse, torch::Library& compressed);
+// The CPU path of these layouts, by name and (the libraries of all namespaces) as a fallback. Comes last.
+void register_sparse_cpu_path(
+    torch::Library& sparse, torch::Library& compressed, torch::Library& sparse_any, torch::Library& compressed_any);
 
 } // namespace rivulet

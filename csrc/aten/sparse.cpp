@@ -1,9 +1,16 @@
 #include "aten/sparse.h"
 
+#include <ATen/Context.h>
+#include <ATen/Functions.h>
+#include <ATen/NativeFunctions.h>
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/SparseTensorImpl.h>
 #include <ATen/native/SparseTensorUtils.h>
+
+#include "aten/copies.h"
+#include "aten/kernels.h"
+#include "runtime/allocator.h"
 
 namespace rivulet {
 
@@ -57,6 +64,68 @@ void carry_back_sparse(
   auto* source = at::sparse_csr::get_sparse_csr_impl(from);
   at::sparse_csr::get_sparse_csr_impl(to)->set_member_tensors(
       convert(source->compressed_indices()), convert(source->plain_indices()), convert(source->values()), from.sizes());
+}
+
+namespace {
+
+// PyTorch's own knows the devices it makes compressed tensors for by name, and mps is not among them.
+at::Tensor sparse_compressed_tensor_unsafe(
+    const at::Tensor& compressed_indices,
+    const at::Tensor& plain_indices,
+    const at::Tensor& values,
+    c10::SymIntArrayRef symbolic_size,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout> layout,
+    std::optional<c10::Device> device,
+    std::optional<bool> pinned) {
+  TORCH_CHECK(
+      layout && at::sparse_csr::is_sparse_compressed(*layout),
+      "expected a sparse compressed layout, got ",
+      layout ? c10::str(*layout) : "none");
+  TORCH_CHECK(!pinned || !*pinned, "only CPU sparse compressed tensors can be pinned");
+  auto size = C10_AS_INTARRAYREF_SLOW(symbolic_size);
+  if (at::globalContext().checkSparseTensorInvariants()) {
+    at::_validate_sparse_compressed_tensor_args(compressed_indices, plain_indices, values, size, *layout);
+  }
+  auto result = at::detail::make_tensor<at::SparseCsrTensorImpl>(
+      c10::DispatchKeySet(c10::DispatchKey::SparseCsrMPS),
+      kDevice,
+      *layout,
+      c10::scalarTypeToTypeMeta(dtype.value_or(values.scalar_type())));
+  at::sparse_csr::get_sparse_csr_impl(result)->set_member_tensors(compressed_indices, plain_indices, values, size);
+  return result;
+}
+
+} // namespace
+
+void register_compressed_factory(torch::Library& aten, torch::Library& autograd) {
+  aten.impl("_sparse_compressed_tensor_unsafe", sparse_compressed_tensor_unsafe);
+  autograd.impl("_sparse_compressed_tensor_unsafe", sparse_compressed_tensor_unsafe);
+}
+
+// These kernels of PyTorch look at the component tensors alone and work for any device.
+void register_sparse(torch::Library& sparse, torch::Library& compressed) {
+  sparse.impl("sparse_dim", at::native::sparse_dim_sparse);
+  sparse.impl("dense_dim", at::native::dense_dim_sparse);
+  sparse.impl("_dimI", at::native::sparse_dim_sparse);
+  sparse.impl("_dimV", at::native::dense_dim_sparse);
+  sparse.impl("_nnz", at::native::_nnz_sparse);
+  sparse.impl("is_coalesced", at::native::is_coalesced_sparse);
+  sparse.impl("_coalesced_", at::native::_coalesced_sparse_);
+  sparse.impl("_indices", at::native::_indices_sparse);
+  sparse.impl("_values", at::native::_values_sparse);
+  sparse.impl("indices", at::native::indices_sparse);
+  sparse.impl("values", at::native::values_sparse);
+  sparse.impl("copy_", copy_);
+  compressed.impl("sparse_dim", at::native::sparse_dim_sparse_csr);
+  compressed.impl("dense_dim", at::native::dense_dim_sparse_csr);
+  compressed.impl("_nnz", at::native::_nnz_sparse_csr);
+  compressed.impl("crow_indices", at::native::crow_indices_sparse_csr);
+  compressed.impl("col_indices", at::native::col_indices_sparse_csr);
+  compressed.impl("ccol_indices", at::native::ccol_indices_sparse_csr);
+  compressed.impl("row_indices", at::native::row_indices_sparse_csr);
+  compressed.impl("values", at::native::values_sparse_csr);
+  compressed.impl("copy_", copy_);
 }
 
 } // namespace rivulet

@@ -104,7 +104,7 @@ typedef struct {
 } rivulet_operand;
 /* Opaque; lives on the caller's stack from begin to end. */
 typedef struct {
-  uint64_t opaque[40];
+  uint64_t opaque[64];
 } rivulet_host_scope;
 /* Starts a CPU access as an operation of the thread's stream: waits for conflicting work on the operands and
  * holds them until rivulet_host_end. A block may be named twice. op is from rivulet_op_id. */

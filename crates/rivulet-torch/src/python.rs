@@ -74,54 +74,43 @@ fn api() -> Option<&'static Api> {
 static EXITING: AtomicBool = AtomicBool::new(false);
 /// Threads between the end of a wait and holding the GIL again.
 static RETURNING: AtomicUsize = AtomicUsize::new(0);
-/// Threads inside an op.
-static IN_OP: AtomicUsize = AtomicUsize::new(0);
-
 /// Note: threads that outlive the interpreter
 ///
 /// Once Python finalises, a thread that asks for the GIL is ended by `pthread_exit`, which unwinds through frames
 /// that do not allow it and aborts the process. So after [`shutdown`] has begun, a thread other than the main one
 /// never leaves the runtime again: it sleeps here, without the GIL, until the process ends.
-fn stay_if_exiting() {
-    // SeqCst pairs with `shutdown`: either it sees this thread counted or this thread sees the flag.
-    if EXITING.load(Ordering::SeqCst) && !rivulet_hal::thread::is_main_thread() {
-        loop {
-            std::thread::sleep(Duration::from_secs(3600));
-        }
+#[inline]
+pub(crate) fn stay_if_exiting() {
+    // SeqCst pairs with `shutdown`: either it sees this thread in RETURNING or this thread sees the flag.
+    if EXITING.load(Ordering::SeqCst) {
+        stay();
     }
 }
 
-/// Marks the calling thread as inside an op until dropped.
-pub(crate) struct InOp;
-
-impl InOp {
-    pub(crate) fn new() -> Self {
-        IN_OP.fetch_add(1, Ordering::SeqCst);
-        if EXITING.load(Ordering::SeqCst) && !rivulet_hal::thread::is_main_thread() {
-            IN_OP.fetch_sub(1, Ordering::SeqCst);
-            // SAFETY of order: the GIL must not be kept by a thread that sleeps for ever.
-            let _without_gil = release_gil();
-            stay_if_exiting();
-        }
-        Self
+#[cold]
+fn stay() {
+    if rivulet_hal::thread::is_main_thread() {
+        return;
+    }
+    // The interpreter needs its lock to finish.
+    let _never_retaken = release_gil();
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
     }
 }
 
-impl Drop for InOp {
-    fn drop(&mut self) {
-        IN_OP.fetch_sub(1, Ordering::Release);
-    }
-}
+/// How long a thread that has just ended an op gets to come back to the interpreter and start its next one, where
+/// it stays.
+const GRACE: Duration = Duration::from_millis(20);
 
-/// Called once by Python's atexit on the main thread, GIL held: lets threads that are inside an op finish it, and
-/// keeps all of them from coming back to an interpreter that is going away. Waits for at most a second.
+/// Called once by Python's atexit on the main thread, GIL held: keeps other threads from coming back to an
+/// interpreter that is going away. Waits for at most a second, without the GIL.
 pub(crate) fn shutdown() {
     EXITING.store(true, Ordering::SeqCst);
     let without_gil = release_gil();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(1)
-        && (IN_OP.load(Ordering::SeqCst) != 0 || RETURNING.load(Ordering::SeqCst) != 0)
-    {
+    std::thread::sleep(GRACE);
+    while start.elapsed() < Duration::from_secs(1) && RETURNING.load(Ordering::SeqCst) != 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
     retake_gil(without_gil);
@@ -176,7 +165,7 @@ impl WaitHooks for Hooks {
         RETURNING.fetch_add(1, Ordering::SeqCst);
         if EXITING.load(Ordering::SeqCst) && !rivulet_hal::thread::is_main_thread() {
             RETURNING.fetch_sub(1, Ordering::SeqCst);
-            stay_if_exiting();
+            stay();
         }
         retake_gil(token);
         RETURNING.fetch_sub(1, Ordering::SeqCst);
