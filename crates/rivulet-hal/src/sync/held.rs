@@ -85,6 +85,7 @@ mod tests {
     use super::super::{Mutex, Rank};
     use super::assert_no_lock_held;
 
+    #[cfg(debug_assertions)]
     fn panic_text(body: impl FnOnce() + std::panic::UnwindSafe) -> String {
         let payload = std::panic::catch_unwind(body).unwrap_err();
         payload.downcast_ref::<String>().unwrap().clone()
