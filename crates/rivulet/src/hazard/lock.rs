@@ -22,9 +22,10 @@
 //! Newcomers do not pass a waiting writer, and after a few lost races a waiter is `STARVING`: then nobody passes it
 //! but others that starve.
 
+use crate::hazard::seeded;
 use crate::hazard::stamps::Cell;
 use crate::ids::StreamId;
-use rivulet_hal::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use rivulet_hal::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rivulet_hal::sync::parking::{self, ParkResult};
 use rivulet_hal::sync::{CachePadded, hint};
 use std::sync::OnceLock;
@@ -60,7 +61,10 @@ const SPREAD_AFTER: u32 = 8;
 const SPREAD_AFTER: u32 = 2;
 
 /// Lost races after which a waiter starves.
+#[cfg(not(loom))]
 const PATIENCE: u32 = 4;
+#[cfg(loom)]
+const PATIENCE: u32 = 1;
 /// Looks at the word before a wait parks; about a microsecond.
 #[cfg(not(loom))]
 const SPINS: u32 = 30;
@@ -121,8 +125,24 @@ impl Default for BlockLock {
 /// themselves are `SeqCst` and enough.
 #[inline(always)]
 fn store_load_fence() {
-    #[cfg(all(loom, not(seeded_bug = "lock_no_store_load_order")))]
-    rivulet_hal::sync::atomic::fence(Ordering::SeqCst);
+    if cfg!(loom) && !seeded::is("lock_no_store_load_order") {
+        fence(Ordering::SeqCst);
+    }
+}
+
+fn make_cells() -> Box<[CachePadded<Cell>]> {
+    (0..CELL_COUNT).map(|_| CachePadded::new(Cell::new())).collect()
+}
+
+#[cfg(not(loom))]
+fn time_left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// Without a clock: under loom a park with a timeout may end at any time.
+#[cfg(loom)]
+fn time_left(_: Instant) -> Duration {
+    Duration::from_secs(1)
 }
 
 impl BlockLock {
@@ -132,7 +152,8 @@ impl BlockLock {
             word: AtomicU64::new(0),
             last_reader: AtomicU32::new(u32::MAX),
             changes: AtomicU32::new(0),
-            cells: OnceLock::new(),
+            // Loom does not know the order that a OnceLock gives; its models have the cells from the start.
+            cells: if cfg!(loom) { OnceLock::from(make_cells()) } else { OnceLock::new() },
         }
     }
 
@@ -270,8 +291,7 @@ impl BlockLock {
         let changes = self.changes.load(Ordering::Relaxed) + 1;
         self.changes.store(changes, Ordering::Relaxed);
         if changes >= SPREAD_AFTER {
-            let cells = || (0..CELL_COUNT).map(|_| CachePadded::new(Cell::new())).collect();
-            self.cells.get_or_init(cells);
+            self.cells.get_or_init(make_cells);
             // Release: who sees the bit sees the cells' counts as this thread saw them.
             self.word.fetch_or(CELLS, Ordering::AcqRel);
         }
@@ -389,11 +409,8 @@ impl BlockLock {
 
     /// Waits, with EXCLUSIVE raised, until the last reader has left its cell.
     fn drain_until(&self, deadline: Option<Instant>) -> bool {
-        #[cfg(seeded_bug = "lock_no_drain")]
-        return true;
-        #[cfg(not(seeded_bug = "lock_no_drain"))]
         loop {
-            if self.cells_empty() {
+            if self.cells_empty() || seeded::is("lock_no_drain") {
                 return true;
             }
             if !self.park_while(|_| !self.cells_empty(), deadline) {
@@ -426,23 +443,14 @@ impl BlockLock {
                 Err(now) => word = now,
             }
         }
-        let left = match deadline {
-            None => None,
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return false;
-                }
-                Some(left)
-            }
-        };
+        let left = deadline.map(time_left);
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
         let validate = || {
             let word = self.word.load(Ordering::SeqCst);
-            #[cfg(seeded_bug = "lock_park_unvalidated")]
-            return word != u64::MAX;
             // Without the bit the one who cleared it may already have woken all that were asleep.
-            #[cfg(not(seeded_bug = "lock_park_unvalidated"))]
-            return word & PARKED != 0 && blocked(word);
+            word & PARKED != 0 && blocked(word)
         };
         parking::park(self.address(), validate, left) != ParkResult::TimedOut
     }
@@ -450,10 +458,20 @@ impl BlockLock {
     #[cold]
     fn wake(&self) {
         self.word.fetch_and(!PARKED, Ordering::SeqCst);
-        parking::unpark_all(self.address());
+        if !seeded::is("lock_wakes_nobody") {
+            parking::unpark_all(self.address());
+        }
     }
 
+    #[cfg(not(loom))]
     fn address(&self) -> usize {
         (&raw const self.word).addr()
+    }
+
+    /// One for all: a model must run the same way each time, and addresses differ between runs. Who is woken for
+    /// another lock looks and sleeps again.
+    #[cfg(loom)]
+    fn address(&self) -> usize {
+        0x40
     }
 }

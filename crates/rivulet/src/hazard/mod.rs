@@ -8,6 +8,8 @@
 
 mod held;
 pub mod lock;
+#[cfg_attr(not(loom), doc(hidden))]
+pub mod seeded;
 pub mod set;
 pub mod stamps;
 

@@ -1,7 +1,7 @@
 //! The operands of one op, locked together.
 
 use super::lock::{Hold, Mode, Patience};
-use super::{Tracking, held};
+use super::{Tracking, held, seeded};
 use crate::blocking::{self, Interrupted};
 use crate::ids::{Access, Point, Progress, StreamId};
 use crate::memory::Block;
@@ -77,9 +77,16 @@ impl Entry<'_> {
 }
 
 /// Blocks are ordered by where their headers lie: unlike data, no two of them can share an address.
+#[cfg(not(loom))]
 #[inline]
 fn key(block: &Block) -> usize {
     std::ptr::from_ref(block).addr()
+}
+
+/// Where a model's headers lie differs between its runs; its data does not.
+#[cfg(loom)]
+fn key(block: &Block) -> usize {
+    block.address()
 }
 
 /// The operands of one op, all locked. Dropping it lets go. Belongs to the thread that made it.
@@ -111,6 +118,9 @@ impl<'a> OperandSet<'a> {
             return Ok(set);
         }
         set.sort_in(operands);
+        if seeded::is("hazard_unordered_locks") {
+            set.entries.sort_by_key(|entry| entry.access);
+        }
         let highest = if held::len() > 0 { set.mark_outer() } else { None };
         for index in 0..set.entries.len() {
             let entry = &mut set.entries[index];

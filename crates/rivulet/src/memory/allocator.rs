@@ -51,6 +51,8 @@ pub struct Allocator {
     /// Base address of every segment, to its size and owner.
     table: Mutex<BTreeMap<usize, (u64, Owner)>>,
     books: CachePadded<Books>,
+    /// Most bytes of one block.
+    largest: u64,
     limit: AtomicU64,
     ooms: AtomicU64,
     retries: AtomicU64,
@@ -66,18 +68,23 @@ impl Progress for Unknown {
 }
 
 /// Calls what was collected under a lock, at the end of a scope that has let go of it.
+#[inline]
 fn run(drops: Drops) {
-    for drop in drops {
-        drop();
+    if !drops.is_empty() {
+        drops.into_iter().for_each(|drop| drop());
     }
 }
 
 impl Allocator {
     /// An allocator without any memory. It may reserve all the device has, see [`Allocator::set_fraction`].
     pub fn new(device: Arc<dyn Device>) -> Self {
-        let limit = device.info().memory_bytes;
+        let info = device.info();
+        let limit = info.memory_bytes;
+        // No block may be so large that an address inside it overflows.
+        let largest = info.max_allocation.min(isize::MAX as u64);
         Self {
             device,
+            largest,
             shards: (0..SHARDS.1).map(|_| OnceLock::new()).collect(),
             large: CachePadded::new(Mutex::new(Rank::ALLOCATOR, Pool::new(BlockKind::Large))),
             table: Mutex::new(Rank::SEGMENT_TABLE, BTreeMap::new()),
@@ -115,10 +122,9 @@ impl Allocator {
         if bytes == 0 {
             return Err(MemoryError::ZeroSize);
         }
-        let largest = self.device.info().max_allocation.min(isize::MAX as u64);
-        let class = SizeClass::of(bytes).filter(|_| bytes <= largest).ok_or_else(|| {
+        let class = SizeClass::of(bytes).filter(|_| bytes <= self.largest).ok_or_else(|| {
             self.ooms.fetch_add(1, Ordering::Relaxed);
-            MemoryError::TooLarge { requested: bytes, largest }
+            MemoryError::TooLarge { requested: bytes, largest: self.largest }
         })?;
         let mut drops = Drops::new();
         let mut cache = self.shard(stream).lock(&self.books, &mut drops);

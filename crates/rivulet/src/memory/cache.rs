@@ -5,6 +5,7 @@
 //! is lock-free; the next one to hold the lock empties it.
 
 use super::DropFn;
+use crate::hazard::seeded;
 use super::block::{Block, BlockKind, Geometry};
 use super::segments::{Headers, Pool};
 use super::size_class::{self, CLASSES, SizeClass};
@@ -119,13 +120,12 @@ impl Shard {
 
     #[cold]
     fn take_returns(&self, cache: &mut Cache, books: &Books, drops: &mut Drops) {
-        #[cfg(not(seeded_bug = "memory_returns_not_swapped"))]
-        let mut link = self.returns.swap(0, Ordering::Acquire);
-        #[cfg(seeded_bug = "memory_returns_not_swapped")]
-        let mut link = {
+        let mut link = if seeded::is("memory_returns_not_swapped") {
             let link = self.returns.load(Ordering::Acquire);
             self.returns.store(0, Ordering::Release);
             link
+        } else {
+            self.returns.swap(0, Ordering::Acquire)
         };
         while link != 0 {
             let Some(block) = cache.by_link(link) else { return };
@@ -367,14 +367,9 @@ fn take_reusable(list: &mut Vec<Arc<Block>>, count: usize) -> Vec<Arc<Block>> {
 /// True where nobody holds the block, which then is in central mode.
 #[inline]
 fn may_reuse(block: &Block) -> bool {
-    #[cfg(seeded_bug = "memory_reuse_while_held")]
-    return block.size() > 0;
-    #[cfg(not(seeded_bug = "memory_reuse_while_held"))]
-    {
-        let lock = block.lock();
-        if lock.has_cells() {
-            return lock.try_reset(|cells| block.stamps().merge_cells(cells));
-        }
-        lock.is_idle()
+    let lock = block.lock();
+    if lock.has_cells() {
+        return lock.try_reset(|cells| block.stamps().merge_cells(cells));
     }
+    lock.is_idle() || seeded::is("memory_reuse_while_held")
 }

@@ -5,7 +5,7 @@
 //! address of equal ones.
 
 use super::block::{Block, BlockKind, Geometry};
-use crate::hazard::StampSet;
+use crate::hazard::{StampSet, seeded};
 use crate::ids::{Point, Progress, StreamId};
 use rivulet_hal::Memory;
 use rivulet_hal::sync::Arc;
@@ -117,16 +117,9 @@ impl Pool {
         for &(room, address) in self.free.range((size, 0)..).take(CANDIDATES) {
             let chunk = segment_of(&mut self.segments, address).and_then(|s| s.chunks.get_mut(&address));
             let Some(Chunk::Free { home, stamps, .. }) = chunk else { continue };
-            #[cfg(not(seeded_bug = "memory_reuse_while_incomplete"))]
             let usable = stamps.is_empty() || *home == Some(stream) || {
                 stamps.prune(progress);
-                stamps.is_empty()
-            };
-            #[cfg(seeded_bug = "memory_reuse_while_incomplete")]
-            let usable = {
-                let _ = (home, progress);
-                *stamps = StampSet::default();
-                true
+                stamps.is_empty() || seeded::is("memory_reuse_while_incomplete")
             };
             if usable {
                 found = Some((room, address));
