@@ -13,8 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {".rs", ".cpp", ".h", ".py", ".pyi", ".wgsl", ".sh", ".toml", ".md"}
 LONGEST = 800
 
-# `unsafe` lives where drivers and other languages are talked to, and nowhere else.
-UNSAFE_ALLOWED = ("crates/rivulet-hal/", "/ffi/", "/ffi.rs", "/raw/", "/raw.rs")
+# `unsafe` lives where drivers and other languages are talked to, and in the test harness that looks at raw memory.
+UNSAFE_ALLOWED = (
+    "crates/rivulet-hal/",
+    "crates/rivulet-torch/src/ffi",
+    "crates/rivulet-torch/src/python.rs",
+    "crates/rivulet/tests/common/",
+)
 # Registration happens at run time, after looking at what is there: a static initialiser runs while the library loads,
 # where an error can only end the process. And a library neither prints nor exits.
 CPP_FORBIDDEN = {
@@ -50,7 +55,7 @@ def breaches(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if path.suffix == ".rs" and name.startswith("crates/"):
             # Attributes such as deny(unsafe_op_in_unsafe_fn) name the word without using it.
-            if re.search(r"\bunsafe\b(?!_)", code_of(line, "//")) and not any(a in f"/{name}" for a in UNSAFE_ALLOWED):
+            if re.search(r"\bunsafe\b(?!_)", code_of(line, "//")) and not name.startswith(UNSAFE_ALLOWED):
                 found.append(f"{name}:{number}: unsafe outside rivulet-hal and the FFI modules")
         if path.suffix in {".cpp", ".h"} and name.startswith("csrc/"):
             for pattern, why in CPP_FORBIDDEN.items():
