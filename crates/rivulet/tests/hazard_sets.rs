@@ -65,7 +65,8 @@ fn a_reader_clears_the_write_it_waited_for_and_keeps_reads() {
 fn a_block_named_often_is_taken_once_in_its_stronger_mode() {
     for count in [1, 40] {
         let blocks = blocks(count);
-        let mut operands: Vec<(&Block, Access)> = blocks.iter().map(|block| (&**block, Access::Read)).collect();
+        let mut operands: Vec<(&Block, Access)> =
+            blocks.iter().map(|block| (&**block, Access::Read)).collect();
         operands.push((&blocks[0], Access::Write));
         operands.push((&blocks[0], Access::Read));
         let set = acquire(&operands, S1);
@@ -107,7 +108,8 @@ fn without_tracking_nothing_is_locked() {
 fn hammer(threads: usize, tracking: Tracking) -> (u64, u64) {
     const ROUNDS: u64 = 20_000;
     let blocks = blocks(6);
-    let counters: Vec<[AtomicU64; 2]> = blocks.iter().map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect();
+    let counters: Vec<[AtomicU64; 2]> =
+        blocks.iter().map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect();
     let torn = AtomicBool::new(false);
     let mut written = 0;
     std::thread::scope(|scope| {
@@ -126,7 +128,8 @@ fn hammer(threads: usize, tracking: Tracking) -> (u64, u64) {
                             (block, access)
                         })
                         .collect();
-                    let locked: Vec<_> = operands.iter().map(|&(block, access)| (&*blocks[block], access)).collect();
+                    let locked: Vec<_> =
+                        operands.iter().map(|&(block, access)| (&*blocks[block], access)).collect();
                     let stream = StreamId(thread as u32);
                     let set = OperandSet::acquire(&locked, stream, tracking).unwrap();
                     for &(block, access) in &operands {

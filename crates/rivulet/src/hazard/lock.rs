@@ -244,9 +244,12 @@ impl BlockLock {
         true
     }
 
-    /// The same for a lock that nobody else can reach.
+    /// The same for a lock that nobody else can reach; the cells go.
     pub(crate) fn reset(&mut self) {
         self.word.store(0, Ordering::Relaxed);
+        if !cfg!(loom) {
+            self.cells.take();
+        }
         self.forget_readers();
     }
 

@@ -292,3 +292,52 @@ impl Drop for OperandSet<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::{Allocator, Block};
+    use rivulet_hal::sync::Arc;
+
+    struct Done;
+
+    impl Progress for Done {
+        fn completed(&self, _: StreamId) -> u64 {
+            u64::MAX
+        }
+    }
+
+    #[test]
+    fn a_nested_wait_out_of_order_times_out_and_one_in_order_does_not() {
+        let stream = StreamId(1);
+        let allocator = Allocator::new(rivulet_hal::host::open());
+        let mut blocks: Vec<Arc<Block>> =
+            (0..3).map(|_| allocator.allocate(stream, 100, &Done).unwrap()).collect();
+        blocks.sort_by_key(|block| key(block));
+        let acquire = |block: usize| {
+            OperandSet::acquire(&[(&*blocks[block], Access::Write)], stream, Tracking::On).map(drop)
+        };
+        let (held, release) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let operands = [(&*blocks[0], Access::Read), (&*blocks[2], Access::Read)];
+                let set = OperandSet::acquire(&operands, StreamId(2), Tracking::On);
+                held.wait();
+                release.wait();
+                std::thread::sleep(2 * NESTED_LIMIT);
+                drop(set);
+            });
+            held.wait();
+            let outer = OperandSet::acquire(&[(&*blocks[1], Access::Read)], stream, Tracking::On).unwrap();
+            let error = acquire(0).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, HazardError::NestedTimeout { holding: 1, .. }), "{text}");
+            assert!(text.contains(&format!("{:#x}", blocks[0].address())), "{text}");
+            release.wait();
+            assert_eq!(acquire(2), Ok(()), "waits as long as it takes");
+            drop(outer);
+        });
+        assert!(blocks.iter().all(|block| block.lock().is_idle()));
+        assert_eq!(held::len(), 0);
+    }
+}

@@ -5,11 +5,11 @@
 //! is lock-free; the next one to hold the lock empties it.
 
 use super::DropFn;
-use crate::hazard::seeded;
 use super::block::{Block, BlockKind, Geometry};
 use super::segments::{Headers, Pool};
 use super::size_class::{self, CLASSES, SizeClass};
 use super::stats::{Books, Counts};
+use crate::hazard::seeded;
 use crate::ids::{Access, Point, Progress, StreamId};
 use rivulet_hal::Memory;
 use rivulet_hal::sync::atomic::{AtomicUsize, Ordering};

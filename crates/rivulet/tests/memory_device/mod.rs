@@ -4,8 +4,8 @@
 
 use rivulet::ids::{Progress, StreamId};
 use rivulet_hal::{
-    AdapterInfo, Backend, ByteRange, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc, QueueIndex,
-    Recorder, Submission, SubmitFailure, Timeline,
+    AdapterInfo, Backend, ByteRange, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc,
+    QueueIndex, Recorder, Submission, SubmitFailure, Timeline,
 };
 use std::ptr::NonNull;
 use std::sync::Arc;
