@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _compile, _events, _storage, _streams
+from . import _autograd, _compile, _events, _storage, _streams
 from ._native import Native
 
 
@@ -241,14 +241,18 @@ def _inductor(native: Native) -> bool:
     return _wrap(wrapper, "__call__", _compile.wrap_inductor, leading=("self", "model_", "inputs_"))
 
 
-def _cached_answers(native: Native) -> bool:
-    cleared = False
-    for name in ("is_available", "is_macos_or_newer", "is_macos13_or_newer", "get_name", "get_core_count"):
-        clear = getattr(getattr(torch.backends.mps, name, None), "cache_clear", None)
-        if clear is not None:
-            clear()
-            cleared = True
-    return cleared
+def _engine(native: Native) -> bool:
+    owners = [torch.autograd.graph, torch.autograd]
+    if not all(hasattr(owner, "_engine_run_backward") for owner in owners):
+        raise Skip("torch.autograd has no _engine_run_backward; an error of the other device is less clear")
+    stock = torch.autograd.graph._engine_run_backward
+    if _marked(stock):
+        return False
+    made = _autograd.explain_assertion(stock)
+    made.__rivulet__ = True  # type: ignore[attr-defined]
+    for owner in owners:
+        owner._engine_run_backward = made  # type: ignore[attr-defined]
+    return True
 
 
 PATCHES: tuple[Patch, ...] = (
@@ -281,7 +285,12 @@ PATCHES: tuple[Patch, ...] = (
         "2.0",
         _inductor,
     ),
-    Patch("torch.backends.mps", "forget answers that were cached before the device existed", "2.0", _cached_answers),
+    Patch(
+        "torch.autograd._engine_run_backward",
+        "an assertion beside a live CUDA device: said in words",
+        "none",
+        _engine,
+    ),
 )
 
 
