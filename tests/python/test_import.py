@@ -179,7 +179,6 @@ def test_loading_again_changes_nothing(run_python):
         "rivulet.load(); rivulet._autoload()\n"
         "from rivulet import _load, _patch\n"
         "states = {o.name: o.state for o in _patch.apply_all(_load.native())}\n"
-        "states.pop('torch.backends.mps')  # clears caches each time\n"
         "assert set(states.values()) == {'present'}, states\n"
         "after = torch.mps.Event, torch.UntypedStorage.__new__, torch._TorchCompileInductorWrapper.__call__\n"
         "assert before == after\n"
@@ -199,13 +198,27 @@ def test_no_patch_is_skipped_on_this_torch(run_python):
 def test_loading_by_hand_where_autoload_is_off(run_python):
     done = run_python(
         "import torch\n"
-        "print(torch.backends.mps.is_available())\n"
+        "print(torch.backends.mps.is_built())\n"
         "import rivulet\n"
         "rivulet.load()\n"
         "print(torch.backends.mps.is_available(), torch.ones(3, device='mps').sum().item())\n",
         env={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
     )
     assert done.stdout == "False\nTrue 3.0\n"
+
+
+def test_loading_after_mps_was_asked_for_says_so(run_python):
+    """PyTorch makes the object that answers for mps once, at the first question."""
+    done = run_python(
+        "import torch, rivulet\n"
+        "assert not torch.backends.mps.is_available()\n"
+        "try:\n"
+        "    rivulet.load()\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n",
+        env={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+    )
+    assert "mps was used before rivulet was loaded" in done.stdout and "before anything asks for mps" in done.stdout
 
 
 def test_package_functions_raise_the_reason(run_python):

@@ -112,9 +112,11 @@ def test_context_manager_as_decorator():
 
 def test_stream_is_its_own_context_manager_also_nested_and_from_threads(in_threads):
     stream = torch.mps.Stream()
+    all_in = threading.Barrier(4)
 
     def body(index):
         own = torch.mps.current_stream()
+        all_in.wait()
         with stream as entered:
             assert entered is stream and torch.mps.current_stream() == stream
             with stream:
@@ -124,7 +126,6 @@ def test_stream_is_its_own_context_manager_also_nested_and_from_threads(in_threa
         return own.stream_id
 
     assert len(set(in_threads(4, body))) == 4
-    body(0)
 
 
 def test_plain_torch_stream_as_context_manager_is_seen():
@@ -156,7 +157,16 @@ def test_what_is_no_stream_is_refused():
 
 
 def test_threads_have_streams_of_their_own(in_threads):
-    ids = in_threads(8, lambda index: torch.mps.current_stream().stream_id)
+    # A thread that ended before another began would leave its slot to that one.
+    all_in = threading.Barrier(8)
+
+    def body(index):
+        stream = torch.mps.current_stream()
+        all_in.wait()
+        assert torch.mps.current_stream() == stream
+        return stream.stream_id
+
+    ids = in_threads(8, body)
     assert len(set(ids)) == 8 and 0 not in ids
 
 
