@@ -253,7 +253,8 @@ fn flag(env: &dyn EnvSource, variable: &'static str) -> Result<bool, SettingErro
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use std::collections::HashMap;

@@ -106,10 +106,11 @@ impl Device {
         Ok(Self { engine: Engine::new(hal, queues, env, tracking, flush) })
     }
 
-    /// The process's device; the first call opens it. In a child that was forked after that, an error.
+    /// The process's device; the first call opens it. A child that was forked after that gets it too, and an error from
+    /// whatever it does with it.
     ///
     /// # Errors
-    /// A bad setting, no adapter, [`Error::Forked`], [`Error::ShutDown`].
+    /// A bad setting, or no adapter.
     #[inline]
     pub fn global() -> Result<&'static Self> {
         match Self::global_if_open() {

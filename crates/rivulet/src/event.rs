@@ -19,6 +19,7 @@
 //! ```
 
 use crate::error::{Error, Result};
+use crate::hazard::seeded;
 use crate::ids::{Cursor, Point};
 use crate::stream::Stream;
 use crate::stream::record::{DeviceOp, Extra};
@@ -93,7 +94,8 @@ impl Recorded {
     }
 
     fn wait(&self) -> Result<()> {
-        self.stream.wait_cursor(self.cursor)?;
+        let late = seeded::is("event: waits for the latest");
+        self.stream.wait_cursor(if late { self.stream.cursor() } else { self.cursor })?;
         self.note_time();
         Ok(())
     }

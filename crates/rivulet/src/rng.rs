@@ -115,7 +115,8 @@ fn permute(state: State) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use std::collections::HashSet;

@@ -1,4 +1,6 @@
 //! Events on both kinds of device: what a point covers, and what it does not.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![cfg(not(loom))]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! The pool, as its users see it: who gets a slot, who waits, who fails, and with what words.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![cfg(not(loom))]
 
 mod common;
 

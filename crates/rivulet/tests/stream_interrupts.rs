@@ -1,6 +1,8 @@
 //! Every wait ends at a signal, with the interpreter's lock taken back and nothing left behind.
 //!
 //! A process has one set of hooks, so these tests have a file of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![cfg(not(loom))]
 
 mod common;
 

@@ -4,9 +4,12 @@
 //! it ends. What happens when none is free is the user's choice ([`PoolMode`]); where the choice is to wait or to
 //! share, an idle thread's slot may be taken too, and that thread takes another one at its next op.
 //!
-//! - [`slots`]: the slots' states and the queue of those who wait; no thread-locals, no streams.
-//! - [`thread`]: what a thread remembers, and what happens when it ends.
+//! - `slots`: the slots' states and the queue of those who wait; no thread-locals, no streams.
+//! - `thread`: what a thread remembers, and what happens when it ends.
 
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod model;
 pub(crate) mod slots;
 pub(crate) mod thread;
 

@@ -19,6 +19,7 @@
 //! the lock, and takes the slot from FREE or IDLE only.
 
 use super::Owner;
+use crate::hazard::seeded;
 use rivulet_hal::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use rivulet_hal::sync::{Arc, CachePadded, Condvar, Mutex, Rank};
 use std::collections::VecDeque;
@@ -114,7 +115,8 @@ impl Slots {
         if token_of(seen) != u64::from(lease.token) || seen & STATE != IDLE {
             return false;
         }
-        let next = (seen & !(COUNT | STATE)) | ((seen + ONE_OP) & COUNT) | IN_OP;
+        let counted = if seeded::is("pool: ops not counted") { seen } else { seen + ONE_OP };
+        let next = (seen & !(COUNT | STATE)) | (counted & COUNT) | IN_OP;
         // Acquire pairs with the Release of `exit` and of the exchange that made this thread the owner.
         word.compare_exchange(seen, next, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -195,8 +197,9 @@ impl Slots {
         if seen & STATE != IDLE || !complete(slot) {
             return None;
         }
-        #[cfg(not(all(loom, seeded_bug = "pool_take_without_exchange")))]
-        self.words[slot].compare_exchange(seen, FREE, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        if !seeded::is("pool: taken without an exchange") {
+            self.words[slot].compare_exchange(seen, FREE, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        }
         Some(self.assign(state, slot, owner.clone()))
     }
 
@@ -225,19 +228,18 @@ impl Slots {
 
     /// Gives a free slot to the first waiter, if there is one.
     fn grant(&self, state: &mut State, slot: usize) {
-        #[cfg(not(all(loom, seeded_bug = "pool_release_wakes_nobody")))]
-        if let Some(first) = state.waiters.pop_front() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let lease = self.assign(state, slot, first.owner.clone());
-            first.wake.notify_one();
-            state.granted.push((first, lease));
-            // The next in line looks for idle slots from now on.
-            if let Some(next) = state.waiters.front() {
-                next.wake.notify_one();
-            }
+        if seeded::is("pool: a release wakes nobody") {
+            return;
         }
-        #[cfg(all(loom, seeded_bug = "pool_release_wakes_nobody"))]
-        let _ = (state, slot);
+        let Some(first) = state.waiters.pop_front() else { return };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let lease = self.assign(state, slot, first.owner.clone());
+        first.wake.notify_one();
+        state.granted.push((first, lease));
+        // The next in line looks for idle slots from now on.
+        if let Some(next) = state.waiters.front() {
+            next.wake.notify_one();
+        }
     }
 
     /// At the end of an op: gives the slot, now idle, to a waiter whose turn it is. True where the caller lost it.
@@ -273,7 +275,12 @@ impl Slots {
             return Some(lease);
         }
         let first = state.waiters.front().is_some_and(|first| Arc::ptr_eq(first, waiter));
-        let (mut state, _) = waiter.wake.wait_timeout(state, if first { longest.min(LOOK) } else { longest });
+        let longest = if first { longest.min(LOOK) } else { longest };
+        // A model waits without end: a timeout would hide a wake-up that was lost.
+        #[cfg(loom)]
+        let mut state = (waiter.wake.wait(state), longest).0;
+        #[cfg(not(loom))]
+        let (mut state, _) = waiter.wake.wait_timeout(state, longest);
         self.fetch(&mut state, waiter, complete)
     }
 
@@ -301,8 +308,8 @@ impl Slots {
     /// Leaves the queue. `Some` where a slot came just before: it is the caller's.
     pub(crate) fn cancel(&self, waiter: &Arc<Waiter>) -> Option<Lease> {
         let mut state = self.state.lock();
-        #[cfg(not(all(loom, seeded_bug = "pool_timeout_drops_grant")))]
-        if let Some(place) = state.granted.iter().position(|(to, _)| Arc::ptr_eq(to, waiter)) {
+        let granted = state.granted.iter().position(|(to, _)| Arc::ptr_eq(to, waiter));
+        if let Some(place) = granted.filter(|_| !seeded::is("pool: a timeout drops its grant")) {
             return Some(state.granted.swap_remove(place).1);
         }
         let before = state.waiters.len();
@@ -337,7 +344,7 @@ impl Slots {
     }
 
     /// True where every worker slot is free and nobody waits or was promised one.
-    #[cfg(test)]
+    #[cfg(loom)]
     pub(crate) fn is_untouched(&self) -> bool {
         let state = self.state.lock();
         state.waiters.is_empty()

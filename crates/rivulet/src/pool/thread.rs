@@ -5,7 +5,7 @@ use super::{Place, Streams, hooks};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::ids::StreamId;
-use rivulet_hal::sync::Weak;
+use rivulet_hal::sync::{self, Weak};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -40,8 +40,13 @@ pub(crate) struct Local {
     leaving: Cell<bool>,
 }
 
-std::thread_local! {
+#[cfg(not(loom))]
+sync::thread_local! {
     static LOCALS: RefCell<Vec<Rc<Local>>> = const { RefCell::new(Vec::new()) };
+}
+#[cfg(loom)]
+sync::thread_local! {
+    static LOCALS: RefCell<Vec<Rc<Local>>> = RefCell::new(Vec::new());
 }
 
 /// This thread's memory of `engine`; `None` while the thread's locals are being torn down.

@@ -217,3 +217,81 @@ impl Combiner {
         stream.retire();
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::{CALL_COST, Lane, Ready, State};
+    use crate::ids::StreamId;
+    use rivulet_hal::sync::Arc;
+    use rivulet_hal::{CommandBuffer, HalError, Timeline, TimestampSlot};
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl CommandBuffer for Nothing {
+        fn timestamp(&self, _: TimestampSlot) -> Option<u64> {
+            None
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
+    impl Timeline for Nothing {
+        fn completed(&self) -> Result<u64, HalError> {
+            Ok(0)
+        }
+
+        fn wait(&self, _: u64, _: Duration) -> Result<bool, HalError> {
+            Ok(false)
+        }
+
+        fn signal(&self, _: u64) -> Result<(), HalError> {
+            Ok(())
+        }
+
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
+    fn lane(stream: u32, urgent: bool, count: u64, cost: Duration) -> Lane {
+        let ready = |value| Ready {
+            first: value,
+            last: value,
+            commands: Arc::new(Nothing),
+            waits: Vec::new(),
+            timeline: Arc::new(Nothing),
+            label: "op",
+            keep: Vec::new(),
+            cost,
+        };
+        Lane { stream: StreamId(stream), urgent, ready: (1..=count).map(ready).collect::<VecDeque<_>>() }
+    }
+
+    fn taken(state: &mut State) -> Vec<(u32, u64)> {
+        state.take().into_iter().map(|(stream, ready)| (stream.0, ready.last)).collect()
+    }
+
+    #[test]
+    fn streams_take_turns_and_urgent_ones_go_first() {
+        let tiny = CALL_COST / 100;
+        let lanes = vec![lane(1, false, 3, tiny), lane(2, false, 1, tiny), lane(3, true, 2, tiny)];
+        let mut state = State { lanes, ..State::default() };
+        assert_eq!(taken(&mut state), [(3, 1), (3, 2), (1, 1), (2, 1), (1, 2), (1, 3)]);
+        assert!(state.is_empty());
+    }
+
+    #[test]
+    fn a_call_carries_about_a_milliseconds_work() {
+        let lanes = vec![lane(1, false, 3, CALL_COST * 2 / 3), lane(2, false, 1, CALL_COST * 5)];
+        let mut state = State { lanes, ..State::default() };
+        assert_eq!(taken(&mut state), [(1, 1), (2, 1)]);
+        assert_eq!(taken(&mut state), [(1, 2), (1, 3)]);
+        assert!(taken(&mut state).is_empty());
+    }
+}

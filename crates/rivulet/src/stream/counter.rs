@@ -1,5 +1,6 @@
 //! A counter that only rises and that threads can wait for.
 
+use crate::hazard::seeded;
 use rivulet_hal::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use rivulet_hal::sync::parking;
 use std::time::Duration;
@@ -8,8 +9,9 @@ use std::time::Duration;
 /// are `SeqCst` and cost less than a fence.
 #[inline(always)]
 fn store_load_fence() {
-    #[cfg(all(loom, not(seeded_bug = "counter_no_fence")))]
-    fence(Ordering::SeqCst);
+    if cfg!(loom) && !seeded::is("counter: no fence") {
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// Any number of threads wait, any number advance.
@@ -65,8 +67,9 @@ impl Counter {
     /// either it is the new one, or its writer sees the watcher.
     pub(crate) fn watch(&self) {
         self.watchers.fetch_add(1, Ordering::SeqCst);
-        #[cfg(not(all(loom, seeded_bug = "counter_no_fence")))]
-        fence(Ordering::SeqCst);
+        if !seeded::is("counter: no fence") {
+            fence(Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn unwatch(&self) {
@@ -79,7 +82,9 @@ impl Counter {
             return true;
         }
         self.watch();
-        parking::park(self.address(), || self.get() < value, Some(longest));
+        // A model waits without end: a timeout would hide a wake-up that was lost.
+        let longest = if cfg!(loom) { None } else { Some(longest) };
+        parking::park(self.address(), || self.get() < value, longest);
         self.unwatch();
         self.get() >= value
     }

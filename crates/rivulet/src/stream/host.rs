@@ -4,7 +4,7 @@ use super::shared::StreamShared;
 use crate::blocking;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::hazard::{OperandSet, Tracking};
+use crate::hazard::{OperandSet, Tracking, seeded};
 use crate::ids::{Access, StreamId};
 use crate::memory::Block;
 use crate::pool::thread::{Entry, Local};
@@ -57,7 +57,8 @@ impl<'d> InOp<'d> {
         }
         let tickets = &self.stream.tickets;
         let ticket = tickets.take();
-        if !tickets.is_turn(ticket) && !blocking::spin(|| tickets.is_turn(ticket)) {
+        let wait = !seeded::is("tickets: no turns");
+        if wait && !tickets.is_turn(ticket) && !blocking::spin(|| tickets.is_turn(ticket)) {
             let waited = blocking::wait_loop(|longest| tickets.wait_step(ticket - 1, longest));
             if let Err(interrupted) = waited {
                 tickets.give_up(ticket);

@@ -1,11 +1,11 @@
 //! Streams: in-order timelines, any number of them over a few hardware queues.
 //!
-//! - [`shared`]: one stream's state and the order of its counters.
-//! - [`record`]: device ops, with their automatic waits and barriers.
-//! - [`host`]: CPU accesses.
-//! - [`submit`], [`combiner`]: from an open recorder to the driver, and waiting for completion.
-//! - [`table`]: which streams a device has.
-//! - [`tickets`], [`counter`]: the order of CPU accesses, and what threads wait on.
+//! - `shared`: one stream's state and the order of its counters.
+//! - `record`: device ops, with their automatic waits and barriers.
+//! - `host`: CPU accesses.
+//! - `submit`, `combiner`: from an open recorder to the driver, and waiting for completion.
+//! - `table`: which streams a device has.
+//! - `tickets`, `counter`: the order of CPU accesses, and what threads wait on.
 
 pub(crate) mod combiner;
 pub(crate) mod counter;

@@ -104,7 +104,8 @@ impl Tickets {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::Tickets;
 
