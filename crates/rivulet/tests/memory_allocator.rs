@@ -286,6 +286,16 @@ fn random_sizes_on_eight_streams_reach_a_plateau() {
 }
 
 #[test]
+fn ever_larger_requests_do_not_pile_up_segments() {
+    let (device, allocator, progress) = open(64 * GIB);
+    for size in (20..400).step_by(2) {
+        let block = allocator.allocate(S1, size * MIB, &progress).unwrap();
+        assert!(device.held() <= 2 * size * MIB + 64 * MIB, "{} held at {size} MiB", device.held());
+        allocator.free(block);
+    }
+}
+
+#[test]
 fn threads_that_free_each_others_blocks_lose_nothing() {
     let (device, allocator, progress) = open(64 * GIB);
     let (sender, receiver): (Vec<_>, Vec<_>) = (0..4).map(|_| std::sync::mpsc::channel()).unzip();
