@@ -1,5 +1,8 @@
 // A CPU access to device memory as an operation of the calling thread's stream.
 #pragma once
+#include <optional>
+
+#include "aten/kernel_threads.h"
 #include "runtime/status.h"
 
 namespace rivulet {
@@ -9,10 +12,12 @@ class HostScope {
  public:
   HostScope(uint32_t op, const rivulet_operand* operands, size_t count) {
     check(rivulet_host_begin(op, operands, count, &scope_));
+    threads_.emplace();
   }
   template <typename Operands>
   HostScope(uint32_t op, const Operands& operands) : HostScope(op, operands.data(), operands.size()) {}
   ~HostScope() {
+    threads_.reset();
     rivulet_host_end(&scope_);
   }
   HostScope(const HostScope&) = delete;
@@ -20,6 +25,7 @@ class HostScope {
 
  private:
   rivulet_host_scope scope_;
+  std::optional<KernelThreads> threads_;
 };
 
 } // namespace rivulet

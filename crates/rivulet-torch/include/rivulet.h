@@ -110,6 +110,10 @@ typedef struct {
  * holds them until rivulet_host_end. A block may be named twice. op is from rivulet_op_id. */
 int32_t rivulet_host_begin(uint32_t op, const rivulet_operand *operands, size_t count, rivulet_host_scope *scope);
 void rivulet_host_end(rivulet_host_scope *scope);
+/* Threads that a CPU kernel of the calling thread should use now: the machine's cores over the threads that are
+ * inside an op, at least 1. 0 where the user has fixed the number through the environment. Called between begin and
+ * end. */
+int32_t rivulet_kernel_threads(void);
 /* Id of an op overload name such as "aten::add.Tensor"; same name, same id. */
 uint32_t rivulet_op_id(const char *name);
 /* JSON object, op name to calls that ran on the CPU path of a GPU adapter. */

@@ -72,6 +72,11 @@ pub fn env() -> Arc<dyn EnvSource> {
     INSTALLED.get().cloned().unwrap_or_else(|| Arc::new(ProcessEnv))
 }
 
+/// True where the user has fixed how many threads a CPU kernel uses (`OMP_NUM_THREADS`, `MKL_NUM_THREADS`).
+pub fn fixes_kernel_threads(env: &dyn EnvSource) -> bool {
+    ["OMP_NUM_THREADS", "MKL_NUM_THREADS"].iter().any(|name| env.get(name).is_some())
+}
+
 /// What a thread does that finds every slot taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolMode {

@@ -321,6 +321,11 @@ impl Device {
         result
     }
 
+    /// Worker threads that are inside an op at this moment; an estimate for sharing out the CPU's cores.
+    pub fn busy_threads(&self) -> usize {
+        self.engine.table_if_made().map_or(0, |table| table.slots.busy())
+    }
+
     // --- ops -----------------------------------------------------------------------------------------------
 
     /// Records an op on the calling thread's stream; see [`Stream::record`].

@@ -5,10 +5,11 @@ use super::error::{Failure, INVALID, enter, enter_or};
 use super::life::give_text;
 use crate::python;
 use rivulet::memory::Block;
-use rivulet::{Access, Device, HostAccess};
+use rivulet::{Access, Device, HostAccess, config};
 use rivulet_hal::sync::atomic::{AtomicU64, Ordering};
 use rivulet_hal::sync::{Mutex, Rank};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char};
 use std::mem::MaybeUninit;
@@ -125,6 +126,40 @@ unsafe extern "C" fn rivulet_host_end(scope: *mut HostScope) {
         // SAFETY: by contract it holds an access, which is moved out once.
         drop(unsafe { scope.cast::<HostAccess<'static>>().read() });
     });
+}
+
+/// Ops of a thread between two looks at what the others do; a look reads a word of every slot.
+const LOOK_EVERY: u32 = 16;
+
+thread_local! {
+    /// Ops until the next look, and the last answer.
+    static KERNEL_THREADS: Cell<(u32, i32)> = const { Cell::new((0, 0)) };
+}
+
+/// See `rivulet.h`.
+#[unsafe(no_mangle)]
+extern "C" fn rivulet_kernel_threads() -> i32 {
+    enter_or(0, || {
+        KERNEL_THREADS.with(|state| {
+            let (left, last) = state.get();
+            let next = if left > 0 { (left - 1, last) } else { (LOOK_EVERY, look_at_threads()) };
+            state.set(next);
+            next.1
+        })
+    })
+}
+
+#[cold]
+fn look_at_threads() -> i32 {
+    static FIXED: OnceLock<bool> = OnceLock::new();
+    if *FIXED.get_or_init(|| config::fixes_kernel_threads(&*config::env())) {
+        return 0;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = Device::global_if_open().map_or(0, Device::busy_threads);
+    // The main thread's slot is no worker's, so it counts itself.
+    let busy = workers + usize::from(rivulet_hal::thread::is_main_thread());
+    i32::try_from((cores / busy.max(1)).max(1)).unwrap_or(1)
 }
 
 /// See `rivulet.h`.

@@ -343,6 +343,12 @@ impl Slots {
         (state.owners.clone(), state.sharers.clone(), state.waiters.len())
     }
 
+    /// Worker slots whose thread is inside an op, or has set an explicit stream and may be.
+    pub(crate) fn busy(&self) -> usize {
+        let state = |word: &CachePadded<AtomicU64>| word.load(Ordering::Relaxed) & STATE;
+        self.words.iter().filter(|word| matches!(state(word), IN_OP | HELD)).count()
+    }
+
     /// True where every worker slot is free and nobody waits or was promised one.
     #[cfg(loom)]
     pub(crate) fn is_untouched(&self) -> bool {

@@ -1,0 +1,21 @@
+// Note [Threads inside a CPU kernel]
+// PyTorch's CPU kernels split themselves over all cores. Several threads that each do so get in each other's way, so
+// while others are inside an op too, a kernel uses its share of the cores only. A number that the user has chosen, by
+// torch.set_num_threads or the environment, stays.
+#pragma once
+
+namespace rivulet {
+
+// Limits the calling thread's kernels until it goes out of scope. Only inside a HostScope.
+class KernelThreads {
+ public:
+  KernelThreads();
+  ~KernelThreads();
+  KernelThreads(const KernelThreads&) = delete;
+  KernelThreads& operator=(const KernelThreads&) = delete;
+
+ private:
+  int previous_ = 0;
+};
+
+} // namespace rivulet
