@@ -353,9 +353,16 @@ void register_layout(torch::Library& aten, torch::Library& fallback_library, c10
 void register_sparse_cpu_path(
     torch::Library& sparse, torch::Library& compressed, torch::Library& sparse_any, torch::Library& compressed_any) {
   register_layout<c10::DispatchKey::SparseCPU>(sparse, sparse_any, c10::DispatchKey::SparseMPS);
-  // Composite, but it makes its tensor by hand for the devices that it knows.
-  if (auto op = c10::Dispatcher::singleton().findSchema({"aten::_sparse_compressed_tensor_with_dims", ""})) {
-    take<c10::DispatchKey::SparseCsrCPU>(compressed, *op);
+  // Composite, but they make their tensor by hand, for a list of devices without mps.
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (c10::OperatorName name : {
+           c10::OperatorName("aten::_sparse_compressed_tensor_with_dims", ""),
+           c10::OperatorName("aten::sparse_compressed_tensor", "comp_plain_value_size"),
+           c10::OperatorName("aten::sparse_compressed_tensor", "comp_plain_value"),
+       }) {
+    if (auto op = dispatcher.findSchema(name)) {
+      take<c10::DispatchKey::SparseCsrCPU>(compressed, *op);
+    }
   }
   register_layout<c10::DispatchKey::SparseCsrCPU>(compressed, compressed_any, c10::DispatchKey::SparseCsrMPS);
 }

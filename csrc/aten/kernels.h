@@ -19,8 +19,9 @@ void register_hot_ops(torch::Library& aten);
 // Every op that has a CPU kernel and nothing above: the CPU path by name, then the fallback for libraries that are
 // loaded later.
 void register_cpu_path(torch::Library& aten, torch::Library& fallback);
-// Compressed tensors from their component tensors, at MPS and AutogradMPS.
-void register_compressed_factory(torch::Library& aten, torch::Library& autograd);
+// Compressed tensors from their component tensors and from a tensor on the CPU.
+void register_compressed_factory(
+    torch::Library& autograd, torch::Library& compressed, torch::Library& compressed_cpu);
 // Sparse and compressed layouts: what looks at their component tensors alone, and copies.
 void register_sparse(torch::Library& sparse, torch::Library& compressed);
 // The CPU path of these layouts, by name and (the libraries of all namespaces) as a fallback. Comes last.

@@ -28,13 +28,61 @@ at::Tensor coo_like(const at::Tensor& tensor, c10::Device device, const Convert&
   return result;
 }
 
+// SparseCsrTensorImpl asserts that its device is one of a list without mps, so this one starts on the CPU and moves.
+class CompressedImpl final : public at::SparseCsrTensorImpl {
+ public:
+  CompressedImpl(c10::Layout layout, caffe2::TypeMeta dtype)
+      : SparseCsrTensorImpl(c10::DispatchKeySet(c10::DispatchKey::SparseCsrCPU), c10::kCPU, layout, dtype) {
+    _change_backend_component_keys(kDevice);
+    device_opt_ = kDevice;
+  }
+
+  c10::intrusive_ptr<c10::TensorImpl> shallow_copy_and_detach(
+      const c10::VariableVersion& version, bool metadata_change) const override {
+    return in_python() ? SparseCsrTensorImpl::shallow_copy_and_detach(version, metadata_change)
+                       : copy(c10::VariableVersion(version), metadata_change);
+  }
+  c10::intrusive_ptr<c10::TensorImpl> shallow_copy_and_detach(
+      c10::VariableVersion&& version, bool metadata_change) const override {
+    return in_python() ? SparseCsrTensorImpl::shallow_copy_and_detach(std::move(version), metadata_change)
+                       : copy(std::move(version), metadata_change);
+  }
+
+ private:
+  // Where a Python mode or subclass takes the copy over.
+  bool in_python() const {
+    return !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::Python) &&
+        (c10::impl::TorchDispatchModeTLS::stack_len() > 0 || key_set_.has(c10::DispatchKey::Python));
+  }
+
+  c10::intrusive_ptr<c10::TensorImpl> copy(c10::VariableVersion&& version, bool metadata_change) const {
+    auto result = c10::make_intrusive<CompressedImpl>(layout_, dtype());
+    copy_tensor_metadata(this, result.get(), std::move(version), metadata_change);
+    result->crow_indices_ = crow_indices_;
+    result->col_indices_ = col_indices_;
+    result->values_ = values_;
+    result->refresh_numel();
+    return result;
+  }
+  // The base's own of this name, private there, hides TensorImpl's.
+  using TensorImpl::copy_tensor_metadata;
+};
+
+at::Tensor make_compressed(c10::Device device, c10::Layout layout, caffe2::TypeMeta dtype) {
+  if (device.is_cpu()) {
+    return at::detail::make_tensor<at::SparseCsrTensorImpl>(
+        c10::DispatchKeySet(c10::DispatchKey::SparseCsrCPU), device, layout, dtype);
+  }
+  return at::detail::make_tensor<CompressedImpl>(layout, dtype);
+}
+
 at::Tensor compressed_like(const at::Tensor& tensor, c10::Device device, const Convert& convert) {
-  auto keys = device.is_cpu() ? c10::DispatchKey::SparseCsrCPU : c10::DispatchKey::SparseCsrMPS;
   auto* from = at::sparse_csr::get_sparse_csr_impl(tensor);
-  auto result = at::detail::make_tensor<at::SparseCsrTensorImpl>(
-      c10::DispatchKeySet(keys), device, tensor.layout(), tensor.dtype());
-  at::sparse_csr::get_sparse_csr_impl(result)->set_member_tensors(
-      convert(from->compressed_indices()), convert(from->plain_indices()), convert(from->values()), tensor.sizes());
+  auto compressed = convert(from->compressed_indices());
+  auto plain = convert(from->plain_indices());
+  auto values = convert(from->values());
+  auto result = make_compressed(device, tensor.layout(), values.dtype());
+  at::sparse_csr::get_sparse_csr_impl(result)->set_member_tensors(compressed, plain, values, tensor.sizes());
   return result;
 }
 
@@ -87,20 +135,43 @@ at::Tensor sparse_compressed_tensor_unsafe(
   if (at::globalContext().checkSparseTensorInvariants()) {
     at::_validate_sparse_compressed_tensor_args(compressed_indices, plain_indices, values, size, *layout);
   }
-  auto result = at::detail::make_tensor<at::SparseCsrTensorImpl>(
-      c10::DispatchKeySet(c10::DispatchKey::SparseCsrMPS),
-      kDevice,
-      *layout,
-      c10::scalarTypeToTypeMeta(dtype.value_or(values.scalar_type())));
+  auto type = c10::scalarTypeToTypeMeta(dtype.value_or(values.scalar_type()));
+  auto result = make_compressed(kDevice, *layout, type);
   at::sparse_csr::get_sparse_csr_impl(result)->set_member_tensors(compressed_indices, plain_indices, values, size);
   return result;
 }
 
+// As above, PyTorch's own ends in a call that knows no mps, from whichever device the tensor comes.
+at::Tensor compressed_to_copy(
+    const at::Tensor& self,
+    std::optional<c10::ScalarType> dtype,
+    std::optional<c10::Layout> layout,
+    std::optional<c10::Device> device,
+    std::optional<bool> pinned,
+    bool non_blocking,
+    std::optional<c10::MemoryFormat> format) {
+  if (device.value_or(self.device()).type() != c10::kMPS) {
+    return at::native::_to_copy(self, dtype, layout, device, pinned, non_blocking, format);
+  }
+  TORCH_CHECK(
+      !layout || *layout == self.layout(),
+      "to(options) doesn't support converting to a different layout, but got self.layout being ",
+      self.layout(),
+      " and options.layout set as ",
+      *layout);
+  return sparse_like(self, kDevice, [&](const at::Tensor& part) {
+    bool is_values = part.is_same(at::sparse_csr::get_sparse_csr_impl(self)->values());
+    auto type = is_values ? dtype.value_or(part.scalar_type()) : part.scalar_type();
+    return at::_to_copy(part, part.options().dtype(type).device(kDevice), non_blocking);
+  });
+}
+
 } // namespace
 
-void register_compressed_factory(torch::Library& aten, torch::Library& autograd) {
-  aten.impl("_sparse_compressed_tensor_unsafe", sparse_compressed_tensor_unsafe);
+void register_compressed_factory(torch::Library& autograd, torch::Library& compressed, torch::Library& compressed_cpu) {
+  compressed.impl("_sparse_compressed_tensor_unsafe", sparse_compressed_tensor_unsafe);
   autograd.impl("_sparse_compressed_tensor_unsafe", sparse_compressed_tensor_unsafe);
+  compressed_cpu.impl("_to_copy", compressed_to_copy);
 }
 
 // These kernels of PyTorch look at the component tensors alone and work for any device.
@@ -126,6 +197,7 @@ void register_sparse(torch::Library& sparse, torch::Library& compressed) {
   compressed.impl("row_indices", at::native::row_indices_sparse_csr);
   compressed.impl("values", at::native::values_sparse_csr);
   compressed.impl("copy_", copy_);
+  compressed.impl("_to_copy", compressed_to_copy);
 }
 
 } // namespace rivulet

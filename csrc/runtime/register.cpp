@@ -58,11 +58,11 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::register_copies(aten);
   rivulet::register_attention(aten, autograd);
   rivulet::register_random(aten);
-  rivulet::register_compressed_factory(aten, autograd);
   rivulet::register_hot_ops(aten);
   rivulet::register_cpu_path(aten, library("_", DispatchKey::MPS));
   auto& sparse = library("aten", DispatchKey::SparseMPS);
   auto& compressed = library("aten", DispatchKey::SparseCsrMPS);
+  rivulet::register_compressed_factory(autograd, compressed, library("aten", DispatchKey::SparseCsrCPU));
   rivulet::register_sparse(sparse, compressed);
   rivulet::register_sparse_cpu_path(
       sparse, compressed, library("_", DispatchKey::SparseMPS), library("_", DispatchKey::SparseCsrMPS));
