@@ -1,0 +1,112 @@
+"""The full sweep: `./run exec python tests/python/opinfo` writes its table into benchmarks/results.
+
+Options choose a part; `--print` shows failures only and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from opinfo import items  # noqa: E402
+from opinfo.pool import Pool  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def status(item: items.Item, result: dict[str, Any]) -> str:
+    expected = items.expected_reason(item)
+    if result["samples"] == result["passed"]:
+        return "pass" if result["samples"] else "no samples"
+    return "expected failure" if expected else "fail"
+
+
+def summary(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Counts of entries by task and status."""
+    table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for item, result in results.items():
+        row = table[item.task]
+        row[status(item, result)] += 1
+        for count in ("samples", "exact", "random", "raised_alike"):
+            row[count] += result[count]
+    return {task: dict(row) for task, row in table.items()}
+
+
+def fallbacks() -> str:
+    """How the ops ran, as the package tells it."""
+    import rivulet
+
+    return str(rivulet.adapter())
+
+
+def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: float) -> None:
+    import torch
+
+    entries: dict[str, dict[str, Any]] = defaultdict(dict)
+    for item, result in results.items():
+        line = {"status": status(item, result), **{k: v for k, v in result.items() if v and k != "errors"}}
+        if result["errors"]:
+            line["errors"] = result["errors"]
+        entries[item.entry][item.task] = line
+    table = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds),
+        "path": "every op on the CPU path (host adapter)",
+        "summary": summary(results),
+        "expected_failures": items.expected_failures(),
+    }
+    head = json.dumps(table, indent=1)[:-2]
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(tasks)}" for name, tasks in sorted(entries.items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{head},\n "entries": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="opinfo", description=__doc__)
+    parser.add_argument("--shard", default="all", help='"all" or "i/n"')
+    parser.add_argument("--entries", default="*", help="shell patterns of entries, separated by commas")
+    parser.add_argument("--tasks", default="*", help="shell patterns of tasks, separated by commas: forward:*,gradients")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--print", action="store_true", help="show failures and the summary, write no table")
+    parser.add_argument("--here", action="store_true", help="run in this process, for a debugger")
+    parser.add_argument("--out", type=Path, help="where the table goes")
+    args = parser.parse_args()
+    chosen = items.select(args.shard, args.entries, args.tasks)
+    start = time.monotonic()
+    results: dict[items.Item, dict[str, Any]] = {}
+    pool = None if args.here else Pool(chosen, args.workers)
+    try:
+        for item in chosen:
+            result = results[item] = items.run_item(item) if pool is None else pool.result(item)
+            if status(item, result) == "fail":
+                print(f"FAIL {item.name}: {result['passed']} of {result['samples']} samples", flush=True)
+                for error in result["errors"]:
+                    print(f"    {error}", flush=True)
+    finally:
+        if pool is not None:
+            pool.close()
+    for task, row in summary(results).items():
+        print(f"{task:<28}" + "  ".join(f"{key} {row[key]}" for key in row))
+    seconds = time.monotonic() - start
+    print(f"{len(results)} items in {seconds:.0f} s")
+    if not args.print:
+        out = args.out or ROOT / "benchmarks" / "results" / f"opinfo-host-{datetime.date.today().isoformat()}.json"
+        write_table(out, results, seconds)
+    return 1 if any(status(item, result) == "fail" for item, result in results.items()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
