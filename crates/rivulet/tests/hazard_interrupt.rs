@@ -1,5 +1,6 @@
 //! A signal that ends a wait for operands. A file of its own: hooks are installed once a process.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod memory_device;
 

@@ -3,6 +3,8 @@
 //!
 //! Each model has a bug that can be planted in the code for it to find; that is a test too.
 #![cfg(loom)]
+#![allow(clippy::disallowed_types, reason = "counts beside the model")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod memory_device;
 

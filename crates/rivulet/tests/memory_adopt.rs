@@ -1,5 +1,6 @@
 //! Memory that somebody else allocated.
 #![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod memory_device;
 

@@ -25,9 +25,11 @@
 use crate::hazard::seeded;
 use crate::hazard::stamps::Cell;
 use crate::ids::StreamId;
+use rivulet_hal::sync::CachePadded;
 use rivulet_hal::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+use rivulet_hal::sync::hint;
 use rivulet_hal::sync::parking::{self, ParkResult};
-use rivulet_hal::sync::{CachePadded, hint};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -68,8 +70,6 @@ const PATIENCE: u32 = 1;
 /// Looks at the word before a wait parks; about a microsecond.
 #[cfg(not(loom))]
 const SPINS: u32 = 30;
-#[cfg(loom)]
-const SPINS: u32 = 0;
 
 /// How a lock is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +176,7 @@ impl BlockLock {
         limit: Option<Duration>,
         patience: &mut Patience,
     ) -> Option<Hold> {
+        #[cfg(not(loom))]
         for _ in 0..SPINS {
             if let Some(hold) = self.try_lock(mode, stream) {
                 return Some(hold);

@@ -5,7 +5,7 @@
 //! `Relaxed` and only make shared holders' updates of one slot safe against each other.
 //!
 //! Nothing is allocated and nothing locked for one write and three reading streams. More go to a list. A reader
-//! that holds the block through a [`Cell`] leaves its stamp there, on its own cache line.
+//! that holds the block through a cell leaves its stamp there, on its own cache line.
 
 use crate::ids::{Access, Point, Progress, StreamId};
 use rivulet_hal::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const STRIDE: u64 = 1 << 40;
 
 #[derive(Debug)]
-pub struct AddressDevice {
+pub(crate) struct AddressDevice {
     info: AdapterInfo,
     next: AtomicU64,
     /// Bytes handed out and not yet dropped.
-    pub held: Arc<AtomicU64>,
+    pub(crate) held: Arc<AtomicU64>,
     /// Allocations beyond this many bytes in total fail like a driver's.
-    pub capacity: u64,
+    pub(crate) capacity: u64,
 }
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct Range {
 }
 
 impl AddressDevice {
-    pub fn new(memory_bytes: u64, capacity: u64) -> Arc<Self> {
+    pub(crate) fn new(memory_bytes: u64, capacity: u64) -> Arc<Self> {
         let info = AdapterInfo {
             name: "addresses".to_owned(),
             backend: Backend::Host,
@@ -48,7 +48,7 @@ impl AddressDevice {
         Arc::new(Self { info, next: AtomicU64::new(1), held: Arc::new(AtomicU64::new(0)), capacity })
     }
 
-    pub fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::SeqCst)
     }
 }
@@ -119,14 +119,14 @@ impl Device for AddressDevice {
 }
 
 /// The same value for every stream.
-pub struct CompletedTo(rivulet_hal::sync::atomic::AtomicU64);
+pub(crate) struct CompletedTo(rivulet_hal::sync::atomic::AtomicU64);
 
 impl CompletedTo {
-    pub fn new(value: u64) -> Self {
+    pub(crate) fn new(value: u64) -> Self {
         Self(rivulet_hal::sync::atomic::AtomicU64::new(value))
     }
 
-    pub fn set(&self, value: u64) {
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Release);
     }
 }
