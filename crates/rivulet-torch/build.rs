@@ -13,9 +13,14 @@ fn main() {
     println!("cargo::rerun-if-changed=include");
 
     let cross = std::env::var("HOST") != std::env::var("TARGET");
-    let Some(torch) = std::env::var_os("RIVULET_TORCH_DIR").map(PathBuf::from).filter(|_| !cross) else { return };
+    let Some(torch) = std::env::var_os("RIVULET_TORCH_DIR").map(PathBuf::from).filter(|_| !cross) else {
+        return;
+    };
     if !torch.join("include/ATen/ATen.h").is_file() {
-        println!("cargo::error=RIVULET_TORCH_DIR={} is not a torch package: it has no include/ATen/ATen.h", torch.display());
+        println!(
+            "cargo::error=RIVULET_TORCH_DIR={} is not a torch package: it has no include/ATen/ATen.h",
+            torch.display()
+        );
         return;
     }
     let mut build = cc::Build::new();

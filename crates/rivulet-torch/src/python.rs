@@ -44,6 +44,7 @@ macro_rules! load {
     };
 }
 
+#[expect(clippy::missing_transmute_annotations, reason = "the field that is set gives the type")]
 fn api() -> Option<&'static Api> {
     static API: OnceLock<Option<Api>> = OnceLock::new();
     API.get_or_init(|| {

@@ -54,7 +54,9 @@ pub(crate) fn enter(body: impl FnOnce() -> Result<(), Failure>) -> i32 {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => OK,
         Ok(Err(failure)) => fail(failure),
-        Err(panic) => fail(Failure::new(ERROR, format!("internal error in rivulet: {}", panic_text(&*panic)))),
+        Err(panic) => {
+            fail(Failure::new(ERROR, format!("internal error in rivulet: {}", panic_text(&*panic))))
+        }
     }
 }
 

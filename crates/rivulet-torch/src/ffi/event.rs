@@ -34,6 +34,10 @@ unsafe extern "C" fn rivulet_event_new(timing: i32, handle: *mut u64) -> i32 {
     enter(|| {
         // SAFETY: by contract.
         let out = unsafe { answer(handle, "event") }?;
+        // Making one opens no device, but in a child of one that did the shard's lock may be held for ever.
+        if let Some(device) = Device::global_if_open() {
+            device.check()?;
+        }
         let handle = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         let event = Arc::new(Event::new(timing != 0));
         shard(handle).lock().insert(handle, event);

@@ -1,6 +1,7 @@
 //! Random numbers. A `rivulet_rng*` is a boxed generator given away.
 
 use super::error::enter_or;
+use rivulet::Device;
 use rivulet::rng::{Generator, State};
 
 /// See `rivulet.h`.
@@ -80,6 +81,12 @@ unsafe extern "C" fn rivulet_rng_set(rng: *const Generator, seed: u64, offset: u
 /// - `rng` is a live generator.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rivulet_rng_draw(rng: *const Generator) -> u64 {
-    // SAFETY: by contract.
-    enter_or(0, || unsafe { &*rng }.draw())
+    enter_or(0, || {
+        // A forked child may have inherited the generator's lock in a locked state; the op that asks is refused.
+        if Device::global_if_open().is_some_and(Device::is_forked) {
+            return 0;
+        }
+        // SAFETY: by contract.
+        unsafe { &*rng }.draw()
+    })
 }

@@ -2,9 +2,9 @@
 
 use super::error::{Failure, enter};
 use super::life;
-use std::ffi::c_char;
 #[cfg(adaptor)]
 use std::ffi::CStr;
+use std::ffi::c_char;
 
 #[cfg(adaptor)]
 unsafe extern "C" {
