@@ -151,11 +151,15 @@ extern "C" fn rivulet_kernel_threads() -> i32 {
 
 #[cold]
 fn look_at_threads() -> i32 {
-    static FIXED: OnceLock<bool> = OnceLock::new();
-    if *FIXED.get_or_init(|| config::fixes_kernel_threads(&*config::env())) {
+    // Both ask the system, which takes longer than many an op. 0 cores: the user has fixed the number.
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = *CORES.get_or_init(|| match config::fixes_kernel_threads(&*config::env()) {
+        true => 0,
+        false => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    });
+    if cores == 0 {
         return 0;
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = Device::global_if_open().map_or(0, Device::busy_threads);
     // The main thread's slot is no worker's, so it counts itself.
     let busy = workers + usize::from(rivulet_hal::thread::is_main_thread());
