@@ -8,8 +8,9 @@
 # Run from anywhere in the repository. Exit code 0 where every bug was found.
 set -eu
 cd "$(dirname "$0")/../../.."
-scratch="$(mktemp -d)"
-trap 'rm -rf "$scratch"' EXIT
+# In the target folder, so that the wrappers keep their names and what was built with them is found again.
+scratch="${CARGO_TARGET_DIR:-$PWD/target}/seeded-bugs"
+mkdir -p "$scratch"
 
 count=0
 for file in crates/*/tests/loom_*.rs; do
