@@ -83,7 +83,8 @@ def gpt_like():
     def generate(m, prompt):
         prompt = prompt.to(next(m.parameters()).device)
         mask = torch.ones_like(prompt)
-        return m.generate(prompt, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
+        tokens = m.generate(prompt, attention_mask=mask, max_new_tokens=12, do_sample=False, pad_token_id=0)
+        return tokens, m(tokens).logits
 
     return model, [lambda m, p=prompt: generate(m, p) for prompt in prompts]
 
