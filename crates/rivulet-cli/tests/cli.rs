@@ -1,4 +1,5 @@
 //! The binary as people call it.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Output};
 

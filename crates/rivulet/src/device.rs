@@ -439,3 +439,27 @@ impl Device {
         Report::of(&self.engine)
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::Device;
+    use crate::error::Error;
+    use rivulet_hal::HalError;
+
+    #[test]
+    fn a_lost_global_device_is_opened_anew_and_the_old_one_goes_on_failing() {
+        let lost = Device::global().unwrap();
+        let block = lost.allocate(64).unwrap();
+        lost.engine.note_failure("matmul", &HalError::DeviceLost { reason: "unplugged".to_owned() });
+        let again = Device::global().unwrap();
+        assert!(matches!(again.allocate(64), Err(Error::DeviceLost { op, .. }) if op == "matmul"));
+        Device::reset_global().unwrap();
+        let fresh = Device::global().unwrap();
+        let other = fresh.allocate(64).unwrap();
+        drop(fresh.host_access("op", &[(&other, crate::Access::Write)]).unwrap());
+        assert!(matches!(lost.synchronize(), Err(Error::DeviceLost { .. })));
+        lost.free(block);
+        fresh.free(other);
+    }
+}

@@ -76,14 +76,16 @@ fn synchronize_covers_what_was_recorded_before_it_and_nothing_later() {
     };
     until("both streams are submitted", || control.unfinished(QueueIndex(0)) == 2);
     std::thread::sleep(Duration::from_millis(10));
-    fill(&a, &x, 2).unwrap();
-    a.flush().unwrap();
+    for (stream, block) in [(&a, &x), (&b, &y)] {
+        fill(stream, block, 2).unwrap();
+        stream.flush().unwrap();
+    }
     assert!(control.step(QueueIndex(0)));
     std::thread::sleep(Duration::from_millis(10));
     assert!(!waiter.is_finished());
     assert!(control.step(QueueIndex(0)));
     within(Duration::from_secs(5), move || waiter.join().unwrap());
-    assert!(!a.query().unwrap());
+    assert!(!a.query().unwrap() && !b.query().unwrap());
     control.release(QueueIndex(0));
 }
 

@@ -155,11 +155,10 @@ fn waiters_are_served_in_order_of_arrival() {
         .map(|place| {
             let (own, tell) = (device.clone(), tell.clone());
             let waiter = std::thread::spawn(move || {
-                let _ = own.current_stream_id().unwrap();
-                // Explicit, so that the next one gets the slot from this thread's end and not from its idleness.
-                own.exchange_stream(Some(StreamId::DEFAULT)).unwrap();
+                // Inside the op nobody takes the slot away, so the next one gets it after this one has told.
+                let access = own.host_access("op", &[]).unwrap();
                 tell.send(place).unwrap();
-                std::thread::sleep(Duration::from_millis(3));
+                drop(access);
             });
             until("it waits", || device.report().pool.unwrap().waiting == place + 1);
             waiter
@@ -273,7 +272,7 @@ fn more_threads_than_slots_never_hang_in_a_waiting_mode() {
 
 #[test]
 fn busy_threads_take_turns() {
-    // One slot, two threads that both run op after op: the second must come through although the first never rests.
+    // One slot and a thread that runs op after op, with gaps far too short for another to find it idle.
     let (device, _) = host(&[("MPS_STREAM_POOL_SIZE", "2"), ("MPS_POOL_BACKPRESSURE", "1")]);
     let stop = Arc::new(rivulet_hal::sync::atomic::AtomicBool::new(false));
     let order = rivulet_hal::sync::atomic::Ordering::Relaxed;
@@ -281,7 +280,8 @@ fn busy_threads_take_turns() {
         let (device, stop) = (device.clone(), Arc::clone(&stop));
         std::thread::spawn(move || {
             while !stop.load(order) {
-                drop(device.host_access("busy", &[]).unwrap());
+                let _access = device.host_access("busy", &[]).unwrap();
+                std::thread::sleep(Duration::from_millis(3));
             }
         })
     };
