@@ -10,6 +10,8 @@ import time
 import pytest
 import torch
 
+LONG = 1 << 11
+
 
 def test_event_never_recorded():
     event = torch.mps.Event()
@@ -150,14 +152,50 @@ def test_many_events_leak_nothing():
     assert torch.ones(2, device="mps").sum().item() == 2
 
 
+def test_event_gives_its_handle_back(monkeypatch):
+    from rivulet import _load
+
+    freed = []
+    monkeypatch.setitem(_load.native().c, "rivulet_event_free", freed.append)
+    event = torch.mps.Event()
+    handle = event._event
+    assert freed == []
+    del event
+    assert freed == [handle]
+
+
+def test_event_waits_for_the_operation_that_runs_on_its_stream():
+    """Another thread is inside one long operation of a stream; an event recorded there comes after it."""
+    a = torch.randn(LONG, LONG, dtype=torch.float64, device="mps")
+    stream, begun = torch.mps.Stream(), threading.Event()
+
+    def busy():
+        with stream:
+            torch.ones(1, device="mps")
+            begun.set()
+            for _ in range(3):
+                torch.linalg.multi_dot([a, a, a])
+
+    worker = threading.Thread(target=busy)
+    worker.start()
+    begun.wait()
+    time.sleep(0.05)
+    event = torch.mps.Event()
+    event.record(stream)
+    before = event.query()
+    event.synchronize()
+    after = event.query()
+    worker.join()
+    assert after is True
+    if before:
+        pytest.skip("the operation was over too soon to tell")
+
+
 def test_class_is_where_pytorch_has_it():
     import torch.mps.event
 
     assert torch.mps.event.Event is torch.mps.Event
     assert torch.mps.Event.__module__ == "torch.mps.event" and torch.mps.Event.__name__ == "Event"
-
-
-LONG = 1 << 11
 
 
 @pytest.mark.parametrize(

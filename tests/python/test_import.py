@@ -71,7 +71,7 @@ def test_unknown_name_of_the_package_is_an_attribute_error():
 
 def test_disabled_by_variable(run_python):
     done = run_python(REASON, env={"RIVULET_DISABLE": "1"})
-    assert "RIVULET_DISABLE=1" in done.stdout and done.stderr == ""
+    assert done.stdout == "RIVULET_DISABLE=1 switches Rivulet off\n" and done.stderr == ""
 
 
 def test_disabled_leaves_pytorch_as_it_was(run_python):

@@ -195,37 +195,48 @@ def test_selecting_a_stream_takes_no_slot(in_threads):
     assert in_threads(1, body) == [None]
 
 
+USED = "from rivulet import _load\ndef used(): return len(_load.native().report()['pool']['used'])\n"
+
+
 def test_releasing_a_slot_lets_another_thread_have_it(run_python):
     run_python(
-        "import threading, torch\n"
-        "def work():\n"
-        "    first = torch.mps.current_stream()\n"
+        USED + "import threading, torch\n"
+        "def first():\n"
+        "    torch.mps.current_stream()\n"
+        "    assert used() == 1\n"
         "    torch.mps.release_current_thread_slot()\n"
         "    torch.mps.release_current_thread_slot()\n"
+        "    assert used() == 0\n"
+        "    torch.ones(3, device='mps')\n"
+        "    assert used() == 1, 'the slot that was taken again was lost'\n"
+        "    torch.mps.release_current_thread_slot()\n"
+        "    free.set(); gone.wait(10)\n"
+        "def second():\n"
+        "    free.wait(10)\n"
         "    results.append(torch.ones(3, device='mps').sum().item())\n"
-        "    torch.mps.release_current_thread_slot()\n"
         "    gone.wait(10)\n"
-        "results, gone = [], threading.Barrier(3)\n"
-        "first = threading.Thread(target=work); first.start()\n"
-        "while not results: pass\n"
-        "import time; time.sleep(.2)\n"
-        "second = threading.Thread(target=work); second.start()\n"
-        "gone.wait(10); first.join(); second.join()\n"
-        "assert results == [3.0, 3.0]\n",
+        "results, free, gone = [], threading.Event(), threading.Barrier(2)\n"
+        "threads = [threading.Thread(target=work) for work in (first, second)]\n"
+        "for t in threads: t.start()\n"
+        "for t in threads: t.join()\n"
+        "assert results == [3.0]\n",
         env={"MPS_STREAM_POOL_SIZE": "2"},
     )
 
 
 def test_slot_is_free_when_join_returns(run_python):
     run_python(
-        "import threading, torch\n"
+        USED + "import threading, torch\n"
         "def work(): torch.ones(4, device='mps').sum().item()\n"
         "def fail():\n"
         "    work()\n"
         "    raise ValueError\n"
         "threading.excepthook = lambda args: None\n"
-        "for i in range(300):\n"
-        "    t = threading.Thread(target=fail if i % 3 == 0 else work); t.start(); t.join()\n",
+        "late = 0\n"
+        "for i in range(1000):\n"
+        "    t = threading.Thread(target=fail if i % 3 == 0 else work); t.start(); t.join()\n"
+        "    late += used()\n"
+        "assert late == 0, f'{late} of 1000 slots were still held after join'\n",
         env={"MPS_STREAM_POOL_SIZE": "2"},
     )
 
