@@ -6,9 +6,12 @@
 #include <ATen/SparseCsrTensorImpl.h>
 #include <ATen/SparseCsrTensorUtils.h>
 #include <ATen/SparseTensorImpl.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/native/SparseTensorUtils.h>
 
+#include "aten/alias.h"
 #include "aten/copies.h"
+#include "aten/host_scope.h"
 #include "aten/kernels.h"
 #include "runtime/allocator.h"
 
@@ -166,6 +169,22 @@ at::Tensor compressed_to_copy(
   });
 }
 
+// PyTorch's own computes the second result, which backward needs, only where an operand requires grad.
+std::tuple<at::Tensor, at::Tensor> sparse_mm_reduce_impl(
+    const at::Tensor& self, const at::Tensor& other, std::string_view reduce) {
+  static const uint32_t op = rivulet_op_id("aten::_sparse_mm_reduce_impl");
+  AliasSet aliases;
+  auto lower = [&](const at::Tensor& tensor) {
+    return aliases.alias(tensor, false).detach().set_requires_grad(tensor.requires_grad());
+  };
+  auto left = lower(self);
+  auto right = lower(other);
+  HostScope scope(op, aliases.operands());
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  auto [out, arguments] = at::_sparse_mm_reduce_impl(left, right, reduce);
+  return {aliases.restore(std::move(out)), aliases.restore(std::move(arguments))};
+}
+
 } // namespace
 
 void register_compressed_factory(torch::Library& autograd, torch::Library& compressed, torch::Library& compressed_cpu) {
@@ -198,6 +217,7 @@ void register_sparse(torch::Library& sparse, torch::Library& compressed) {
   compressed.impl("values", at::native::values_sparse_csr);
   compressed.impl("copy_", copy_);
   compressed.impl("_to_copy", compressed_to_copy);
+  compressed.impl("_sparse_mm_reduce_impl", sparse_mm_reduce_impl);
 }
 
 } // namespace rivulet
