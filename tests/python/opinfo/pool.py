@@ -63,9 +63,10 @@ class Worker:
         }  # fmt: skip
 
     def _last_words(self) -> str:
-        self.stderr.seek(0, os.SEEK_END)
-        self.stderr.seek(max(0, self.stderr.tell() - 1500))
-        return self.stderr.read().decode(errors="replace")
+        self.stderr.seek(0)
+        text = self.stderr.read().decode(errors="replace")
+        start = text.rfind("Fatal Python error")
+        return text[start:][:1500] if start >= 0 else text[-1500:]
 
     def alive(self) -> bool:
         return self.process.poll() is None and self.served < ITEMS_PER_WORKER
