@@ -32,10 +32,13 @@ body(*json.loads(sys.argv[4]))
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """This process's environment without any of the device's settings, plus `extra`."""
     ours = ("MPS_", "PYTORCH_MPS_", "PYTORCH_ENABLE_MPS_", "RIVULET_")
-    return {**{k: v for k, v in os.environ.items() if not k.startswith(ours)}, **(extra or {})}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours) or k == "RIVULET_LIBRARY"}
+    return {**kept, **(extra or {})}
 
 
-def start_process(body: Callable[..., Any], *args: Any, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start_process(
+    body: Callable[..., Any], *args: Any, env: dict[str, str] | None = None, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
     """Starts a function of a test module in an interpreter of its own; arguments travel as JSON.
 
     The process gets none of the device's settings but those in `env`, and a process group of its own, so that a
@@ -45,7 +48,7 @@ def start_process(body: Callable[..., Any], *args: Any, env: dict[str, str] | No
     return subprocess.Popen(
         [sys.executable, "-X", "faulthandler", "-c", _RUN, str(HERE), module, body.__name__, json.dumps(args)],
         env=clean_environment(env),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
