@@ -83,6 +83,10 @@ struct Pinned {
 };
 
 void free_pinned(void* context) {
+  // A forked child may have inherited the lock in a locked state, and the memory is its parent's to free.
+  if (rivulet_in_bad_fork()) {
+    return;
+  }
   auto* pinned = static_cast<Pinned*>(context);
   {
     std::lock_guard<std::mutex> lock(pinned_mutex);
@@ -129,6 +133,9 @@ c10::Allocator& pinned_allocator() {
 }
 
 bool is_pinned(const void* data) {
+  if (rivulet_in_bad_fork()) {
+    return false;
+  }
   std::lock_guard<std::mutex> lock(pinned_mutex);
   return pinned_pointers().count(data) != 0;
 }
