@@ -313,10 +313,11 @@ void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
       continue;
     }
     auto op = dispatcher.findSchema(name);
-    // A kernel at MPS beside a composite one would cut autograd.
+    // A kernel at MPS beside a composite one would cut autograd, unless the op has a derivative of its own.
     if (op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
         !op->hasKernelForDispatchKey(c10::DispatchKey::MPS) &&
-        !op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) {
+        (!op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
+         op->hasKernelForDispatchKey(c10::DispatchKey::Autograd))) {
       take<c10::DispatchKey::CPU>(aten, *op);
     }
   }
