@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def status(item: items.Item, result: dict[str, Any]) -> str:
     expected = items.expected_reason(item)
     if result["samples"] == result["passed"]:
+        if result["samples"] and result["samples"] == result["raised_alike"]:
+            return "not on cpu"
         return "pass" if result["samples"] else "no samples"
     return "expected failure" if expected else "fail"
 
@@ -40,13 +42,6 @@ def summary(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, in
         for count in ("samples", "exact", "random", "raised_alike"):
             row[count] += result[count]
     return {task: dict(row) for task, row in table.items()}
-
-
-def fallbacks() -> str:
-    """How the ops ran, as the package tells it."""
-    import rivulet
-
-    return str(rivulet.adapter())
 
 
 def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: float) -> None:
@@ -89,15 +84,19 @@ def main() -> int:
     results: dict[items.Item, dict[str, Any]] = {}
     pool = None if args.here else Pool(chosen, args.workers)
     try:
-        for item in chosen:
-            result = results[item] = items.run_item(item) if pool is None else pool.result(item)
+        source = ((item, items.run_item(item)) for item in chosen) if pool is None else pool.as_completed()
+        for number, (item, result) in enumerate(source, 1):
+            results[item] = result
             if status(item, result) == "fail":
                 print(f"FAIL {item.name}: {result['passed']} of {result['samples']} samples", flush=True)
                 for error in result["errors"]:
                     print(f"    {error}", flush=True)
+            if number % 500 == 0:
+                print(f"{number} of {len(chosen)} items after {time.monotonic() - start:.0f} s", flush=True)
     finally:
         if pool is not None:
             pool.close()
+    results = {item: results[item] for item in chosen}
     for task, row in summary(results).items():
         print(f"{task:<28}" + "  ".join(f"{key} {row[key]}" for key in row))
     seconds = time.monotonic() - start

@@ -139,9 +139,10 @@ def judge(sample: Any, call: Callable[..., Any], tally: Tally, *, values: bool =
         return True
     host, device, drew = outcome
     if not drew:
-        check_side_effects(host, device, values)
         moved = device.mirror.moved
-        return compare.check_results(host.result, device.result, values=values, autograd=autograd, moved=moved)
+        exact = compare.check_results(host.result, device.result, values=values, autograd=autograd, moved=moved)
+        check_side_effects(host, device, values)
+        return exact
     tally.random += 1
     compare.check_results(
         host.result, device.result, values=False, autograd=autograd, moved=device.mirror.moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import json
 import os
 import queue
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -103,6 +105,11 @@ class Pool:
 
     def result(self, item: Item) -> dict[str, Any]:
         return self.futures[item].result()
+
+    def as_completed(self) -> Iterator[tuple[Item, dict[str, Any]]]:
+        items = {future: item for item, future in self.futures.items()}
+        for future in concurrent.futures.as_completed(items):
+            yield items[future], future.result()
 
     def close(self) -> None:
         self._stop.set()

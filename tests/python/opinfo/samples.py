@@ -94,9 +94,9 @@ class Mirror:
             return tensor
         if tensor.layout == torch.sparse_coo:
             indices, values = (self.tensor(part) for part in components(tensor))
-            return torch._sparse_coo_tensor_unsafe(
-                indices, values, tensor.shape, dtype=tensor.dtype, device=self.device
-            )._coalesced_(tensor.is_coalesced())
+            return torch.sparse_coo_tensor(
+                indices, values, tensor.shape, is_coalesced=tensor.is_coalesced(), check_invariants=False
+            )
         if tensor.layout in COMPRESSED:
             compressed, plain, values = (self.tensor(part) for part in components(tensor))
             return torch.sparse_compressed_tensor(
