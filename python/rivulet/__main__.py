@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 
@@ -18,7 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     from ._doctor import doctor as examine
 
     report = examine(probe=True)
-    print(json.dumps(report, indent=2) if options.json else report)
+    try:
+        print(json.dumps(report, indent=2) if options.json else report, flush=True)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report["available"] else 1
 
 

@@ -240,3 +240,53 @@ def test_no_wait_holds_the_gil(wait):
     if waited < 0.02:
         pytest.skip(f"the work was over too soon to tell ({waited * 1000:.1f} ms)")
     assert progress > waited * 1000 / 20, f"{progress} steps in {waited * 1000:.0f} ms"
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "torch.mps.synchronize()",
+        "torch.accelerator.synchronize()",
+        "stream.synchronize()",
+        "torch.Stream.synchronize(stream)",
+        "event.synchronize()",
+        "generic.synchronize()",
+    ],
+)
+def test_ctrl_c_ends_a_wait(run_python, wait):
+    run_python(f"""
+import os, signal, threading, time, torch
+a = torch.randn(2000, 2000, dtype=torch.float64, device="mps")
+start = time.monotonic()
+a @ a
+torch.mps.synchronize()
+squarings = max(2, int(3 / (time.monotonic() - start)))
+stream, begun = torch.mps.Stream(), threading.Event()
+ended = []
+
+def busy():
+    with stream:
+        torch.ones(1, device="mps")
+        begun.set()
+        torch.linalg.matrix_power(a, 1 << squarings)
+    ended.append(time.monotonic())
+
+worker = threading.Thread(target=busy)
+worker.start()
+begun.wait()
+time.sleep(0.1)
+event, generic = torch.mps.Event(), torch.Event(device="mps")
+event.record(stream)
+generic.record(stream)
+start = time.monotonic()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    {wait}
+    raise AssertionError(f"not interrupted, {{time.monotonic() - start:.2f}} s")
+except KeyboardInterrupt:
+    interrupted = time.monotonic()
+assert not ended and interrupted - start < 1.5, (ended, interrupted - start)
+worker.join()
+torch.mps.synchronize()
+assert torch.ones(3, device="mps").sum().item() == 3
+""")

@@ -200,6 +200,12 @@ def test_long_lists_are_cut_in_the_text():
     assert " more (all with --json)" in str(report)
 
 
+def test_reader_that_closes_early_is_no_error():
+    command = f"{sys.executable} -m rivulet doctor | head -1"
+    done = subprocess.run(command, shell=True, env=clean_environment(), capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("mps is available") and done.stderr == ""
+
+
 def test_unknown_command_is_a_usage_error():
     done = subprocess.run([sys.executable, "-m", "rivulet", "surgeon"], capture_output=True, text=True)
     assert done.returncode == 2 and "surgeon" in done.stderr

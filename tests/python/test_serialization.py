@@ -98,7 +98,7 @@ def test_tensor_over_a_storage():
     tensor = torch.empty(0, device="mps").set_(storage, 0, (4,))
     tensor.fill_(1.0)
     assert tensor.sum().item() == 4
-    assert torch.frombuffer(bytes(storage.cpu().tolist()), dtype=torch.float32).tolist() == [1.0] * 4
+    assert torch.frombuffer(bytearray(storage.cpu().tolist()), dtype=torch.float32).tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
