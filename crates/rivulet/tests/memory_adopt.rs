@@ -49,6 +49,26 @@ fn adopted_memory_is_found_counted_and_given_back() {
 }
 
 #[test]
+fn adopted_memory_counts_against_the_limit() {
+    let allocator = open();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    // 8 MiB of 1 GiB, 2 of them in the cache.
+    allocator.set_fraction(8.0 / 1024.0).unwrap();
+    allocator.free(allocator.allocate(S1, 100, &CompletedTo::new(0)).unwrap());
+    assert_eq!(allocator.stats().reserved, 2 << 20);
+    let block = allocator.adopt(1 << 20, 7 << 20, S1, counting(&dropped)).unwrap();
+    assert_eq!(allocator.stats().reserved, 7 << 20, "the cache made room");
+    let error = allocator.adopt(1 << 30, 2 << 20, S2, counting(&dropped)).unwrap_err();
+    assert!(matches!(error, MemoryError::OutOfMemory { requested: 0x20_0000, .. }), "{error}");
+    let stats = allocator.stats();
+    assert_eq!((stats.reserved, stats.adopted, stats.ooms), (7 << 20, 7 << 20, 1));
+    assert_eq!(dropped.load(Ordering::SeqCst), 0, "a refused range stays its owner's");
+    allocator.free(block);
+    allocator.free(allocator.adopt(1 << 30, 2 << 20, S2, counting(&dropped)).unwrap());
+    assert_eq!(dropped.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn headers_and_slots_are_reused() {
     let allocator = open();
     let dropped = Arc::new(AtomicUsize::new(0));

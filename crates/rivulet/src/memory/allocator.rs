@@ -176,16 +176,7 @@ impl Allocator {
         if !points.is_empty() {
             return Err(MemoryError::NeedsIdle { points });
         }
-        self.ooms.fetch_add(1, Ordering::Relaxed);
-        let limit = self.limit.load(Ordering::Relaxed);
-        Err(MemoryError::OutOfMemory {
-            requested: bytes,
-            allocated: self.books.allocated.get(),
-            reserved: self.books.reserved.get(),
-            limit: (limit != UNLIMITED).then_some(limit),
-            device_total: self.device.info().memory_bytes,
-            detail,
-        })
+        Err(self.out_of_memory(bytes, detail))
     }
 
     /// From memory that is there already.
@@ -419,8 +410,8 @@ impl Allocator {
     /// it can.
     ///
     /// # Errors
-    /// [`MemoryError::CannotAdopt`], [`MemoryError::ZeroSize`], [`MemoryError::BadRange`]. `drop` is not called
-    /// then; it is dropped.
+    /// [`MemoryError::CannotAdopt`], [`MemoryError::ZeroSize`], [`MemoryError::BadRange`];
+    /// [`MemoryError::OutOfMemory`] beyond the limit. `drop` is not called then; it is dropped.
     pub fn adopt(
         &self,
         address: usize,
@@ -458,15 +449,41 @@ impl Allocator {
         let fits = |&bytes: &usize| address != 0 && address.checked_add(bytes).is_some();
         let length = usize::try_from(bytes).ok().filter(fits);
         let length = length.ok_or(MemoryError::BadRange { address, bytes })?;
+        self.reserve_adopted(bytes)?;
         let mut drops = Drops::new();
         let mut cache = self.shard(stream).lock(&self.books, &mut drops);
         cache.retry_deferred(&Unknown, &mut drops);
         let block = cache.adopt(address, length, memory, stream, drop);
-        self.books.reserved.add(bytes);
         self.books.allocated.add(bytes);
         std::mem::drop(cache);
         run(drops);
         Ok(block)
+    }
+
+    /// Adopted memory counts against the limit like any other.
+    fn reserve_adopted(&self, bytes: u64) -> Result<(), MemoryError> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if self.books.reserved.try_add(bytes, limit) {
+            return Ok(());
+        }
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        // Only adapters that complete their work inline adopt, so nothing that was freed is still being written.
+        self.empty_cache(&Unknown);
+        if self.books.reserved.try_add(bytes, limit) { Ok(()) } else { Err(self.out_of_memory(bytes, None)) }
+    }
+
+    #[cold]
+    fn out_of_memory(&self, requested: u64, detail: Option<String>) -> MemoryError {
+        self.ooms.fetch_add(1, Ordering::Relaxed);
+        let limit = self.limit.load(Ordering::Relaxed);
+        MemoryError::OutOfMemory {
+            requested,
+            allocated: self.books.allocated.get(),
+            reserved: self.books.reserved.get(),
+            limit: (limit != UNLIMITED).then_some(limit),
+            device_total: self.device.info().memory_bytes,
+            detail,
+        }
     }
 
     /// Gives a live block one more owner: it is free after one more [`Allocator::free`], and `drop` is called then.
