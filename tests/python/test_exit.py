@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from threads_support import WORKERS, Background, Gate, finish_process, start_process  # noqa: E402
 
 #: Ends of one program by fork: the interpreter with torch is started once, and each child ends in the way under test.
-ROUNDS = [3, pytest.param(50, marks=pytest.mark.slow)]
+ROUNDS = [2, pytest.param(50, marks=pytest.mark.slow)]
 
 
 def work(stop=None):
@@ -237,7 +237,6 @@ def ends(tmp_path_factory):
         return answer.strip(), errors.read_text()[before:]
 
     yield ask
-    process.stdin.close()
     assert finish_process(process).returncode == 0
 
 

@@ -19,6 +19,7 @@ from threads_support import (
     Background,
     Gate,
     clean_environment,
+    fresh_interpreter,
     fresh_process,
     used_slots,
 )
@@ -162,7 +163,7 @@ def check_import_opens_nothing():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="counts threads through /proc")
 def test_importing_and_asking_open_no_device_and_start_no_thread():
-    fresh_process(check_import_opens_nothing)
+    fresh_interpreter(check_import_opens_nothing)
 
 
 # --- after it -----------------------------------------------------------------------------------------------------
