@@ -132,14 +132,20 @@ class Suite:
         return check(self.ready[torch])
 
     def fmt(self) -> Count:
+        if not has_cargo("fmt"):
+            say("skipped: rustfmt is not installed (rustup component add rustfmt)")
+            return Count(skipped=1)
         return check(run(["cargo", "fmt", "--all", "--check"], 120).code == 0)
 
     def clippy(self) -> Count:
+        if not has_cargo("clippy"):
+            say("skipped: clippy is not installed (rustup component add clippy)")
+            return Count(skipped=1)
         command = ["cargo", "clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]
         return check(run(command, 1200).code == 0)
 
     def rust_tests(self) -> Count:
-        if subprocess.run(["cargo", "nextest", "--version"], capture_output=True).returncode == 0:
+        if has_cargo("nextest"):
             outcome = run(["cargo", "nextest", "run", "--workspace", "--no-fail-fast"], 1500)
             return nextest_count(outcome)
         say("cargo-nextest is not installed; cargo test runs the same tests")
@@ -172,7 +178,7 @@ class Suite:
         return check(run(command, 600).code == 0)
 
     def deny(self) -> Count:
-        if subprocess.run(["cargo", "deny", "--version"], capture_output=True).returncode != 0:
+        if not has_cargo("deny"):
             say("skipped: cargo-deny is not installed (cargo install cargo-deny)")
             return Count(skipped=1)
         # Advisories come from the net and change without us; they are looked at by hand.
@@ -301,6 +307,10 @@ def at_least_one_failed(count: Count, outcome: Outcome) -> Count:
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def has_cargo(command: str) -> bool:
+    return subprocess.run(["cargo", command, "--version"], capture_output=True).returncode == 0
 
 
 def target_dir() -> Path:
