@@ -25,9 +25,10 @@ class BuildWithLibrary(build_py):
 
     def run(self):
         super().run()
-        if os.environ.get("RIVULET_SKIP_NATIVE") == "1":
-            return
         if self.editable_mode:
+            # ./run has built it by then.
+            if os.environ.get("RIVULET_SKIP_NATIVE") == "1":
+                return
             out = ROOT / "python" / "rivulet" / "lib"
         else:
             out = Path(self.build_lib) / "rivulet" / "lib"
