@@ -18,6 +18,10 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   if (self.is_same(source)) {
     return self;
   }
+  // Zeros without bytes, from forward-mode autograd.
+  if (C10_UNLIKELY(source._is_zerotensor())) {
+    return self.zero_();
+  }
   if (!source.is_cpu() && !source.is_mps()) {
     return copy_(self, source.cpu(), non_blocking);
   }
@@ -48,6 +52,12 @@ Tensor copy_from_and_resize(const Tensor& self, const Tensor& target) {
   return copy_from(self, target, false);
 }
 
+// A hint that adds nothing: the runtime stamps every use of a block.
+void record_stream(Tensor&, c10::Stream stream) {
+  TORCH_CHECK(
+      stream.device_type() == c10::kMPS, "record_stream expected a stream of the mps device but got ", stream.device());
+}
+
 at::Scalar local_scalar_dense(const Tensor& self) {
   static const uint32_t op = rivulet_op_id("aten::_local_scalar_dense");
   AliasSet aliases;
@@ -63,6 +73,7 @@ void register_copies(torch::Library& aten) {
   aten.impl("_copy_from", copy_from);
   aten.impl("_copy_from_and_resize", copy_from_and_resize);
   aten.impl("_local_scalar_dense", local_scalar_dense);
+  aten.impl("record_stream", record_stream);
 }
 
 } // namespace rivulet

@@ -123,7 +123,7 @@ unsafe extern "C" fn rivulet_memory(out: *mut MemoryStats) -> i32 {
             allocated: stats.allocated,
             reserved: stats.reserved,
             driver: stats.reserved + stats.adopted,
-            recommended_max: stats.limit.min(stats.device_total),
+            recommended_max: stats.device_total,
             peak_allocated: stats.peak_allocated,
             peak_reserved: stats.peak_reserved,
             alloc_count: stats.alloc_count,
