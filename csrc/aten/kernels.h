@@ -6,7 +6,7 @@ namespace rivulet {
 
 // empty, resize, set_: what makes and reshapes storage.
 void register_factories(torch::Library& aten);
-// as_strided, view and the other ops that only change sizes and strides.
+// as_strided, view and the other ops that only change sizes and strides; record_stream.
 void register_views(torch::Library& aten);
 // copy_, _local_scalar_dense, pinned memory.
 void register_copies(torch::Library& aten);
