@@ -420,7 +420,7 @@ def test_r15_threads_come_and_go():
 
 def hand_over(way, rounds):
     """A tensor is made in one thread and used in another."""
-    boxes, used = queue.Queue(maxsize=2), queue.Queue(maxsize=2)
+    boxes, used = queue.Queue(maxsize=2), queue.Queue()
 
     def produce():
         for number in range(rounds):
@@ -431,18 +431,18 @@ def hand_over(way, rounds):
             elif way == "event":
                 event = torch.mps.Event()
                 event.record()
-            boxes.put((x, event))
+            boxes.put((x, event), timeout=30)
             if way == "free while in use":
                 del x
                 scratch = torch.full((1000 + number % 7,), -1.0, device="mps")
                 del scratch
             elif way == "keep until used":
-                used.get()
+                used.get(timeout=30)
         boxes.put((None, None))
 
     def consume():
         for number in range(rounds):
-            x, event = boxes.get()
+            x, event = boxes.get(timeout=30)
             if event is not None:
                 event.wait()
             if way == "record_stream":
@@ -455,8 +455,8 @@ def hand_over(way, rounds):
         assert boxes.get() == (None, None)
 
     producer, consumer = Background(produce), Background(consume)
-    producer.result(100)
     consumer.result(100)
+    producer.result(100)
 
 
 def all_hand_overs():
