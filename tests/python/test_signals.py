@@ -212,40 +212,41 @@ def test_a_program_that_waits_ends_at_ctrl_c():
 def check_interrupt_storm():
     """Signals at random moments of a working program: each gives KeyboardInterrupt or nothing, never a wrong value."""
     x = zeros()
-    over, interrupts = threading.Event(), 0
+    over, armed, interrupts = threading.Event(), False, 0
+
+    def handler(*_):
+        nonlocal armed
+        if armed:
+            armed = False  # one at a time, so that none comes where it is not caught
+            raise KeyboardInterrupt
 
     def storm():
         while not over.is_set():
             time.sleep(0.003)
             os.kill(os.getpid(), signal.SIGINT)
 
-    def writer():
+    def write():
         while not over.is_set():
             x.add_(1)
 
-    threads = [Background(writer)]
-    sender = Background(storm)
+    signal.signal(signal.SIGINT, handler)
+    writer, sender = Background(write), Background(storm)
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         try:
+            armed = True
             values = x.cpu()
             assert (values == values[0]).all()
             torch.mps.synchronize()
             y = x * 0 + 1
             assert y.sum().item() == 64
+            armed = False
         except KeyboardInterrupt:
             interrupts += 1
-    while True:
-        try:
-            over.set()
-            sender.result()
-            time.sleep(0.05)
-            break
-        except KeyboardInterrupt:
-            interrupts += 1
-    for thread in threads:
-        thread.result()
-    assert interrupts > 20
+    over.set()
+    sender.result()
+    writer.result()
+    assert interrupts > 20, interrupts
     assert zeros().add_(1).sum().item() == 64
 
 
