@@ -52,12 +52,6 @@ Tensor copy_from_and_resize(const Tensor& self, const Tensor& target) {
   return copy_from(self, target, false);
 }
 
-// A hint that adds nothing: the runtime stamps every use of a block.
-void record_stream(Tensor&, c10::Stream stream) {
-  TORCH_CHECK(
-      stream.device_type() == c10::kMPS, "record_stream expected a stream of the mps device but got ", stream.device());
-}
-
 at::Scalar local_scalar_dense(const Tensor& self) {
   static const uint32_t op = rivulet_op_id("aten::_local_scalar_dense");
   AliasSet aliases;
@@ -73,7 +67,6 @@ void register_copies(torch::Library& aten) {
   aten.impl("_copy_from", copy_from);
   aten.impl("_copy_from_and_resize", copy_from_and_resize);
   aten.impl("_local_scalar_dense", local_scalar_dense);
-  aten.impl("record_stream", record_stream);
 }
 
 } // namespace rivulet

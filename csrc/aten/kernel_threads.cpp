@@ -9,15 +9,13 @@ namespace rivulet {
 
 namespace {
 
-// The OpenMP runtime that PyTorch has loaded; both null where it uses another way to run in parallel.
+// The OpenMP runtime that PyTorch has loaded; null where it uses another way to run in parallel.
 struct OpenMp {
-  int (*threads)() = nullptr;
   void (*set_threads)(int) = nullptr;
 
   OpenMp() {
     for (const char* name : {"libgomp.so.1", "libomp.so.5", "libiomp5.so", "libomp.dylib"}) {
       if (void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) {
-        threads = reinterpret_cast<int (*)()>(dlsym(library, "omp_get_max_threads"));
         set_threads = reinterpret_cast<void (*)(int)>(dlsym(library, "omp_set_num_threads"));
         return;
       }
@@ -30,20 +28,26 @@ const OpenMp& open_mp() {
   return open_mp;
 }
 
+int default_threads = 0;
+
 } // namespace
+
+void note_default_kernel_threads() {
+  default_threads = at::get_num_threads();
+}
 
 KernelThreads::KernelThreads() {
   int share = rivulet_kernel_threads();
   if (share <= 0) {
     return;
   }
-  static const int all = at::intraop_default_num_threads();
-  if (share >= all || !open_mp().set_threads) {
+  if (share >= default_threads || !open_mp().set_threads) {
     return;
   }
-  // Per thread in OpenMP. Anything but the default was chosen by the user.
-  if (open_mp().threads() == all) {
-    previous_ = all;
+  // A number of this thread in OpenMP, which PyTorch sets when it is first asked for. Anything but the default was
+  // chosen by the user.
+  if (at::get_num_threads() == default_threads) {
+    previous_ = default_threads;
     open_mp().set_threads(share);
   }
 }

@@ -6,6 +6,9 @@
 
 namespace rivulet {
 
+// Remembers the number of threads that kernels use where nobody has chosen one. Called once, while PyTorch is loaded.
+void note_default_kernel_threads();
+
 // Limits the calling thread's kernels until it goes out of scope. Only inside a HostScope.
 class KernelThreads {
  public:

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "aten/kernel_threads.h"
 #include "aten/kernels.h"
 #include "runtime/accelerator.h"
 #include "runtime/allocator.h"
@@ -50,6 +51,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   c10::SetAllocator(c10::kMPS, &rivulet::device_allocator());
   static c10::impl::DeviceGuardImplRegistrar guard(c10::kMPS, &rivulet::device_guard());
   rivulet::choose_accelerator(choice);
+  rivulet::note_default_kernel_threads();
 
   auto& aten = library("aten", DispatchKey::MPS);
   auto& autograd = library("aten", DispatchKey::AutogradMPS);
