@@ -273,11 +273,16 @@ void fallback(const c10::OperatorHandle& op, Stack* stack) {
 }
 
 // Ops without a CPU kernel of their own that are still better run whole on the CPU than taken apart into mps ops.
-constexpr const char* kWhole[] = {
-    "convolution",
-    "convolution_backward",
-    "convolution_overrideable",
-    "convolution_backward_overrideable",
+constexpr struct {
+  const char* name;
+  const char* overload;
+} kWhole[] = {
+    {"aten::convolution", ""},
+    {"aten::convolution_backward", ""},
+    {"aten::convolution_overrideable", ""},
+    {"aten::convolution_backward_overrideable", ""},
+    // Composite, but refuses devices that it does not know.
+    {"aten::mode", "values"},
 };
 
 } // namespace
@@ -321,8 +326,8 @@ void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
       take<c10::DispatchKey::CPU>(aten, *op);
     }
   }
-  for (const char* name : kWhole) {
-    if (auto op = dispatcher.findSchema({std::string("aten::") + name, ""});
+  for (const auto& whole : kWhole) {
+    if (auto op = dispatcher.findSchema({whole.name, whole.overload});
         op && !op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
       take<c10::DispatchKey::CPU>(aten, *op);
     }
