@@ -37,7 +37,8 @@ def bits_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     # Most results are equal and without NaN, so the cheap question first. It has no kernel for complex32.
     if one.dtype != torch.complex32 and torch.equal(one, other):
         return True
-    plain = [t.resolve_conj().resolve_neg().contiguous() for t in (one, other)]
+    # Cloned, because a single element counts as contiguous whatever its stride.
+    plain = [t.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format) for t in (one, other)]
     as_bytes = [t.reshape(-1).view(torch.uint8) if t.numel() else t.to(torch.uint8) for t in plain]
     return torch.equal(*as_bytes)
 

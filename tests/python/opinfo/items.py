@@ -15,7 +15,6 @@ import torch
 # The dtypes that every entry is held to, and the rest of what mps has beside other backends.
 MAIN_DTYPES = ("float32", "float16", "bfloat16", "int64", "bool")
 MORE_DTYPES = ("float64", "complex64", "complex128", "int32", "int16", "int8", "uint8")
-DIFFERENTIAL = ("gradients", "second_derivatives", "forward_derivatives")
 VARIANT_DTYPES = ("float32", "int64")
 EXPECTED_FAILURES = Path(__file__).with_name("expected_failures.json")
 
@@ -55,8 +54,9 @@ def op_tasks(op: Any) -> list[str]:
     differentiable = {str(dtype) for dtype in op.supported_backward_dtypes("cpu")}
     if op.supports_autograd and "torch.float32" in differentiable:
         tasks.append("gradients")
-        if op.supports_gradgrad:
-            tasks.append("second_derivatives")
+        # In double precision: sums of large terms that cancel come in another order on mps (see checks.packed).
+        if op.supports_gradgrad and "torch.float64" in differentiable:
+            tasks.append("second_derivatives:float64")
         if op.supports_forward_ad:
             tasks.append("forward_derivatives")
     if op.error_inputs_func is not None:

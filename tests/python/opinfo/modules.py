@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .checks import Mirror, Tally, first_derivatives, judge
+from .checks import Mirror, Tally, first_derivatives, judge, packed
 
 
 class _Case:
@@ -40,7 +40,7 @@ def run(info: Any, dtype: torch.dtype, training: bool, tally: Tally) -> None:
                 found = [result, list(mine.state_dict().values())]
                 if differentiate:
                     wanted = [*mirror.leaves, *(p for p in mine.parameters() if p.requires_grad)]
-                    found.append(first_derivatives(result, wanted))
+                    found.append(packed(first_derivatives(result, wanted)))
                 return found
 
             return judge(case, call, tally, autograd=differentiate)
