@@ -226,7 +226,10 @@ class Suite:
         shard = "all" if self.args.opinfo_all else f"{commit_number() % 10}/10"
         say(f"shard {shard}")
         timeout = 6 * 3600 if self.args.opinfo_all else 1200
-        return self.python_tests(MAIN_TORCH, opinfo_files(), [], {"RIVULET_OPINFO_SHARD": shard}, timeout)
+        # Other forms of an op (out=, in place) and higher derivatives are for the whole sweep.
+        tasks = "*" if self.args.opinfo_all else "forward:*,gradients,module:*"
+        env = {"RIVULET_OPINFO_SHARD": shard, "RIVULET_OPINFO_TASKS": tasks}
+        return self.python_tests(MAIN_TORCH, opinfo_files(), [], env, timeout)
 
     def stages(self) -> list[Stage]:
         args = self.args
