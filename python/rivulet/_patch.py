@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _autograd, _compile, _events, _storage, _streams
+from . import _autograd, _compile, _events, _refs, _storage, _streams
 from ._native import Native
 
 
@@ -255,6 +255,10 @@ def _engine(native: Native) -> bool:
     return True
 
 
+def _python_kernels(native: Native) -> bool:
+    return _refs.watch()
+
+
 PATCHES: tuple[Patch, ...] = (
     Patch("torch._C._has_mps", "constant False in Linux builds; is_built(), device_count() read it", "1.12", _has_mps),
     Patch("torch.mps._is_in_bad_fork", "PyTorch tracks forks of its own MPS only", "2.0", _bad_fork),
@@ -291,6 +295,7 @@ PATCHES: tuple[Patch, ...] = (
         "none",
         _engine,
     ),
+    Patch("torch._refs.linalg", "registers a kernel of its own at mps in 2.11", "none", _python_kernels),
 )
 
 
