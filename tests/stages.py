@@ -215,7 +215,7 @@ class Suite:
         if self.args.keyword:
             extra += ["-k", self.args.keyword]
         files = self.args.files or python_files(FAST_TESTS if self.args.fast else ["**/test_*.py"])
-        if self.args.fast:
+        if not self.args.full:
             extra += ["-m", "not slow"]
         return self.python_tests(MAIN_TORCH, files, extra, {}, 1200)
 
@@ -339,7 +339,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run test", description="Run the tests.")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--fast", action="store_true", help="under five minutes: no loom, no second PyTorch, no slow tests")
-    size.add_argument("--full", action="store_true", help="everything that CI runs; this is the default")
+    size.add_argument("--full", action="store_true", help="the tests marked slow too: many rounds, the wheel; about an hour more")
     parser.add_argument("-k", dest="keyword", metavar="EXPR", help="only the Python tests that match, as in pytest -k")
     parser.add_argument("--opinfo-all", action="store_true", help="the whole OpInfo sweep (hours) and nothing else")
     parser.add_argument("--called-from", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)

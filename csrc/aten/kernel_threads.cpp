@@ -37,6 +37,9 @@ void note_default_kernel_threads() {
 }
 
 KernelThreads::KernelThreads() {
+  // PyTorch gives a thread the user's number when the thread is first asked for it, which some kernels never do.
+  static thread_local const int asked = at::get_num_threads();
+  (void)asked;
   int share = rivulet_kernel_threads();
   if (share <= 0) {
     return;
