@@ -23,7 +23,9 @@ Tensor scaled_dot_product_attention(
     bool grouped) {
   auto choice = static_cast<sdp::SDPBackend>(
       at::_fused_sdp_choice(query, key, value, mask, dropout, causal, scale, grouped));
-  if (choice != sdp::SDPBackend::flash_attention) {
+  // The choice is made on stand-ins, which require no grad; the flash kernel gives none to a mask.
+  bool mask_takes_grad = mask.has_value() && mask->defined() && mask->requires_grad();
+  if (choice != sdp::SDPBackend::flash_attention || mask_takes_grad) {
     return std::get<0>(
         at::_scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, std::nullopt, scale, grouped));
   }
