@@ -1,6 +1,7 @@
 """The shard of PyTorch's own databases that RIVULET_OPINFO_SHARD names ("i/n" or "all"), one test an item.
 
-Without that variable a small fixed shard runs. RIVULET_OPINFO_TASKS narrows it to some tasks (shell patterns). Each test waits for its item of one shared pool of worker processes.
+Without that variable a small fixed shard runs. RIVULET_OPINFO_TASKS narrows it to some tasks (shell patterns). Each
+test waits for its item of one shared pool of worker processes.
 """
 
 from __future__ import annotations
