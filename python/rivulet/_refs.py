@@ -60,10 +60,12 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def watch() -> bool:
-    """Withdraws the kernels now where the module is imported already, and otherwise when it is."""
+    """Withdraws the kernels now where the module is imported already, and otherwise when it is. False where that was
+    arranged before."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return False
     loaded = sys.modules.get(MODULE)
     if loaded is not None:
         return withdraw(loaded)
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    sys.meta_path.insert(0, _Finder())
     return True
