@@ -19,12 +19,15 @@ _LIBRARY = "mps_lib"
 
 
 def withdraw(module: types.ModuleType) -> bool:
-    """Takes the module's kernels for mps back; False where it has none."""
+    """Takes the module's kernels for mps back; False where it has none, or none any more."""
+    if getattr(module, "__rivulet__", False):
+        return False
     library = getattr(module, _LIBRARY, None)
     destroy = getattr(library, "_destroy", None)
     if destroy is None:
         return False
     destroy()
+    module.__rivulet__ = True  # type: ignore[attr-defined]
     return True
 
 
