@@ -215,7 +215,8 @@ class Suite:
         if self.args.keyword:
             extra += ["-k", self.args.keyword]
         files = self.args.files or python_files(FAST_TESTS if self.args.fast else ["**/test_*.py"])
-        if not self.args.full:
+        asked_for = self.args.full or self.args.files or self.args.keyword is not None
+        if not asked_for:
             extra += ["-m", "not slow"]
         return self.python_tests(MAIN_TORCH, files, extra, {}, 1200)
 
