@@ -17,6 +17,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 MINOR = ".".join(torch.__version__.split(".")[:2])
 
+pytestmark = pytest.mark.slow
+
 
 def run(command: list[str], **kwargs) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=1200, **kwargs)
