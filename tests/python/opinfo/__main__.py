@@ -24,13 +24,7 @@ from opinfo.pool import Pool  # noqa: E402
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def status(item: items.Item, result: dict[str, Any]) -> str:
-    expected = items.expected_reason(item)
-    if result["samples"] == result["passed"]:
-        if result["samples"] and result["samples"] == result["raised_alike"]:
-            return "not on cpu"
-        return "pass" if result["samples"] else "no samples"
-    return "expected failure" if expected else "fail"
+BAD = {"fail", "unexpected pass"}
 
 
 def summary(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -38,28 +32,45 @@ def summary(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, in
     table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for item, result in results.items():
         row = table[item.task]
-        row[status(item, result)] += 1
+        row[items.status(item, result)] += 1
         for count in ("samples", "exact", "random", "raised_alike"):
             row[count] += result[count]
     return {task: dict(row) for task, row in table.items()}
 
 
+COLUMNS = ("samples", "exact", "random", "raised_alike", "fallbacks")
+
+
 def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: float) -> None:
+    """A passing item is a row of COLUMNS; any other an object that says what it is."""
+    import rivulet
     import torch
 
     entries: dict[str, dict[str, Any]] = defaultdict(dict)
     for item, result in results.items():
-        line = {"status": status(item, result), **{k: v for k, v in result.items() if v and k != "errors"}}
-        if result["errors"]:
-            line["errors"] = result["errors"]
-        entries[item.entry][item.task] = line
+        state = items.status(item, result)
+        row = [result[column] for column in COLUMNS]
+        entries[item.entry][item.task] = (
+            row if state == "pass" else {"status": state, **{k: v for k, v in result.items() if v and k != "seconds"}}
+        )
+    adapter = rivulet.adapter()
     table = {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "adapter": getattr(adapter, "name", None),
         "date": datetime.date.today().isoformat(),
         "seconds": round(seconds),
-        "path": "every op on the CPU path (host adapter)",
+        "columns": COLUMNS,
+        "meaning": {
+            "samples": "samples run; in a row all of them passed",
+            "exact": "of these, results equal to the CPU's bit by bit",
+            "random": "of these, judged by form, seed and distribution",
+            "raised_alike": "of these, refused by the CPU and by mps with an error of the same type",
+            "fallbacks": "ops of the item that ran on the CPU path of a GPU adapter; on the host adapter every op runs "
+            "on PyTorch's CPU kernel and none is counted",
+            "not on cpu": "the CPU refuses every sample, and mps does the same",
+        },
         "summary": summary(results),
         "expected_failures": items.expected_failures(),
     }
@@ -87,8 +98,8 @@ def main() -> int:
         source = ((item, items.run_item(item)) for item in chosen) if pool is None else pool.as_completed()
         for number, (item, result) in enumerate(source, 1):
             results[item] = result
-            if status(item, result) == "fail":
-                print(f"FAIL {item.name}: {result['passed']} of {result['samples']} samples", flush=True)
+            if items.status(item, result) in BAD:
+                print(f"{items.status(item, result).upper()} {item.name}: {result['passed']} of {result['samples']} samples", flush=True)
                 for error in result["errors"]:
                     print(f"    {error}", flush=True)
             if number % 500 == 0:
@@ -104,7 +115,7 @@ def main() -> int:
     if not args.print:
         out = args.out or ROOT / "benchmarks" / "results" / f"opinfo-host-{datetime.date.today().isoformat()}.json"
         write_table(out, results, seconds)
-    return 1 if any(status(item, result) == "fail" for item, result in results.items()) else 0
+    return 1 if any(items.status(item, result) in BAD for item, result in results.items()) else 0
 
 
 if __name__ == "__main__":

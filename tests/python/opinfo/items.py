@@ -126,10 +126,25 @@ def expected_reason(item: Item) -> str | None:
     return None
 
 
+def status(item: Item, result: dict[str, Any]) -> str:
+    """What became of an item, in one word or two; "unexpected pass" and "fail" are for somebody to look at."""
+    expected = expected_reason(item) is not None
+    if result["passed"] < result["samples"]:
+        return "expected failure" if expected else "fail"
+    if expected:
+        return "unexpected pass"
+    if not result["samples"]:
+        return "no samples"
+    return "not on cpu" if result["raised_alike"] == result["samples"] else "pass"
+
+
 def run_item(item: Item) -> dict[str, Any]:
     """Runs it in this process. The result is plain data."""
+    import rivulet
+
     from . import checks, modules
 
+    rivulet.reset_fallback_counts()
     entry = databases()[item.database][item.index]
     tally = checks.Tally()
     task, *rest = item.task.split(":")
@@ -150,5 +165,6 @@ def run_item(item: Item) -> dict[str, Any]:
         "exact": tally.exact,
         "random": tally.random,
         "raised_alike": tally.raised_alike,
+        "fallbacks": sum(rivulet.fallback_counts().values()),
         "errors": tally.errors,
     }

@@ -137,3 +137,20 @@ def test_every_shard_together_is_everything() -> None:
 def test_a_bad_shard_is_refused_by_name(bad: str) -> None:
     with pytest.raises(ValueError, match="allowed are"):
         items.select(bad)
+
+
+def test_the_verdict_on_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [{"entry": "known*", "tasks": ["forward:*"], "reason": "for this test"}]
+    monkeypatch.setattr(items, "expected_failures", lambda: known)
+
+    def verdict(entry: str, samples: int, passed: int, raised_alike: int = 0) -> str:
+        item = items.Item("op", 0, entry, "forward:float32")
+        return items.status(item, {"samples": samples, "passed": passed, "raised_alike": raised_alike})
+
+    assert verdict("abs", 3, 3) == "pass"
+    assert verdict("abs", 3, 3, 2) == "pass"
+    assert verdict("abs", 3, 3, 3) == "not on cpu"
+    assert verdict("abs", 3, 2) == "fail"
+    assert verdict("abs", 0, 0) == "no samples"
+    assert verdict("known.one", 3, 2) == "expected failure"
+    assert verdict("known.one", 3, 3) == "unexpected pass"
