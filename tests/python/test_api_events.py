@@ -256,11 +256,15 @@ def test_no_wait_holds_the_gil(wait):
 def test_ctrl_c_ends_a_wait(run_python, wait):
     run_python(f"""
 import os, signal, threading, time, torch
-a = torch.randn(2000, 2000, dtype=torch.float64, device="mps")
-start = time.monotonic()
-a @ a
-torch.mps.synchronize()
-squarings = max(2, int(3 / (time.monotonic() - start)))
+a = torch.randn(2000, 100, dtype=torch.float64, device="mps")
+def distances(rows):
+    # One long op; a matrix power would be many, and an event recorded between two of them.
+    start = time.monotonic()
+    torch.cdist(a[:rows], a, p=1.5)
+    return time.monotonic() - start
+
+distances(20)  # starts threads, touches memory
+rows = int(20 * 3 / min(distances(20) for _ in range(3)))
 stream, begun = torch.mps.Stream(), threading.Event()
 ended = []
 
@@ -268,7 +272,7 @@ def busy():
     with stream:
         torch.ones(1, device="mps")
         begun.set()
-        torch.linalg.matrix_power(a, 1 << squarings)
+        torch.cdist(a[torch.arange(rows) % 2000], a, p=1.5)
     ended.append(time.monotonic())
 
 worker = threading.Thread(target=busy)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from threads_support import Background, Gate, assert_same_bits, run_threads
+from threads_support import Background, Gate, assert_same_bits, one_kernel_thread, run_threads
 
 ROUNDS = pytest.mark.parametrize("rounds", [60, pytest.param(1000, marks=pytest.mark.slow)])
 
@@ -20,7 +20,8 @@ def switch_threads_often():
     """Python's threads change places every 50 microseconds, where the default would let a short body run through."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(5e-5)
-    yield
+    with one_kernel_thread():
+        yield
     sys.setswitchinterval(interval)
 
 
@@ -215,15 +216,15 @@ def test_what_a_thread_frees_stays_whole_for_the_thread_that_uses_it(rounds):
     assert user.result(200) == rounds
 
 
-def test_memory_freed_by_another_thread_during_an_op_is_not_reused_before_its_end():
-    x = zeros(1 << 14)
+@pytest.mark.parametrize("size", [1 << 10, 1 << 14, 1 << 20])
+def test_memory_given_up_during_an_op_is_not_reused_before_its_end(size):
+    """The tensor gets other memory while an op writes to what it had; nobody else may get that meanwhile."""
+    x = zeros(size)
     address = x.data_ptr()
-    box = [x]
     gate = Gate(x, write=True)
-    del x
-    box.clear()  # the last reference outside the op
+    x.set_(zeros(1))
     gc.collect()
-    others = [zeros(1 << 14) for _ in range(32)]
+    others = [zeros(size) for _ in range(40)] + Background(lambda: [zeros(size) for _ in range(40)]).result()
     assert address not in [other.data_ptr() for other in others], "the memory of a running op was given away"
     gate.__exit__()
     assert all((other.cpu() == 0).all() for other in others)
@@ -325,16 +326,7 @@ def test_a_cpu_tensor_filled_again_after_its_copy_was_taken(rounds):
         assert (back == number).all() and (reader.cpu() == number).all()
 
 
-@pytest.fixture
-def one_kernel_thread():
-    """How a CPU kernel splits itself decides its last bits, so it must not depend on what other threads do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_eight_threads_on_one_model_give_the_bits_of_one_thread(one_kernel_thread):
+def test_eight_threads_on_one_model_give_the_bits_of_one_thread():
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Linear(32, 64), torch.nn.LayerNorm(64), torch.nn.GELU(), torch.nn.Linear(64, 16)

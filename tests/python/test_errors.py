@@ -130,7 +130,8 @@ def check_limit():
         mine = []
         for _ in range(40):
             try:
-                mine.append(torch.full((4 * mib,), index, dtype=torch.uint8, device="mps"))
+                # An op whose result is allocated by its kernel.
+                mine.append(torch.full((4 * mib,), index, dtype=torch.uint8, device="mps").roll(1))
                 assert torch.mps.driver_allocated_memory() <= limit
             except torch.OutOfMemoryError:
                 refusals.append(index)

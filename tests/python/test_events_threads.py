@@ -59,6 +59,7 @@ def test_a_wait_covers_only_what_was_recorded_before_it(wait):
         # The next op of the same stream comes after the point that is waited for; it stays.
         later = Gate(second, before=lambda: torch.mps.set_stream(stream), wait_for_start=False)
         time.sleep(0.05)
+        assert not later.inside.is_set(), "a stream runs its ops one after another, whichever thread gives them"
         gate.open()
         assert later.inside.wait(10)
         assert later.stream == gate.stream
@@ -66,6 +67,25 @@ def test_a_wait_covers_only_what_was_recorded_before_it(wait):
         assert not stream.query() and event.query()
         later.__exit__()
     assert (first + second).sum().item() == 128
+
+
+def test_an_event_stays_at_its_point_while_its_stream_gets_more_work():
+    """Also where the wait begins after that work was given: an event is not the end of its stream."""
+    first, second, event = zeros(), zeros(), torch.mps.Event()
+    with Gate(first) as gate:
+        stream = stream_of(gate)
+        event.record(stream)
+        later = Gate(second, before=lambda: torch.mps.set_stream(stream), wait_for_start=False)
+        time.sleep(0.05)
+        waiter = Background(event.synchronize)
+        everything = Background(stream.synchronize)
+        time.sleep(0.05)
+        gate.open()
+        waiter.result(10)
+        assert event.query() and not stream.query()
+        assert everything.is_running(), "later work was given before this wait"
+        later.__exit__()
+        everything.result(10)
 
 
 def test_synchronize_does_not_wait_for_a_stream_that_gets_work_later():

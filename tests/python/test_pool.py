@@ -16,7 +16,9 @@ from threads_support import (
     Gate,
     Holders,
     assert_same_bits,
+    counting,
     fresh_process,
+    one_kernel_thread,
     pool,
     resident_bytes,
     run_threads,
@@ -51,6 +53,12 @@ def clean_pool(monkeypatch):
     wait_until(lambda: used_slots() == 0, 10)
     yield
     wait_until(lambda: used_slots() == 0, 10)
+
+
+@pytest.fixture
+def one_thread_kernels():
+    with one_kernel_thread():
+        yield
 
 
 @pytest.fixture
@@ -188,6 +196,19 @@ def test_a_thread_keeps_its_stream_for_life():
 
 
 # --- waiting --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", [torch.mps.current_stream, lambda: torch.mps.Event().record(), one_op])
+def test_a_thread_that_waits_for_a_slot_does_not_hold_the_gil(settings, call):
+    settings({"MPS_POOL_BACKPRESSURE": "1"})
+    with Holders() as holders, counting() as count:
+        waiter = Background(call)
+        wait_until(lambda: waiting_threads() == 1)
+        before = count()
+        wait_until(lambda: count() >= before + 20, 20)  # never, where the waiting thread keeps the GIL
+        assert waiter.is_running()
+        holders.end_one()
+        waiter.result(10)
 
 
 @pytest.mark.parametrize("values", WAITING)
@@ -568,7 +589,7 @@ def test_short_threads_leak_nothing(count):
 # --- work -----------------------------------------------------------------------------------------------------
 
 
-def test_31_workers_and_the_main_thread_each_run_forward_and_backward():
+def check_forward_and_backward():
     torch.manual_seed(0)
     reference = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.GELU(), torch.nn.Linear(32, 4))
     inputs = [torch.randn(5, 16) for _ in range(WORKERS + 1)]
@@ -599,6 +620,11 @@ def test_31_workers_and_the_main_thread_each_run_forward_and_backward():
                 assert_same_bits(got, want, f"worker {index}")
 
 
+def test_31_workers_and_the_main_thread_each_run_forward_and_backward():
+    # Backward runs on threads of PyTorch's own, which take their number of kernel threads from the environment.
+    fresh_process(check_forward_and_backward, env={"OMP_NUM_THREADS": "1"})
+
+
 def test_waiting_asking_and_freeing_take_no_slot():
     tensors = [torch.ones(1000, device="mps") for _ in range(WORKERS)]
     event = torch.mps.Event()
@@ -616,7 +642,7 @@ def test_waiting_asking_and_freeing_take_no_slot():
         run_threads(WORKERS, body)
 
 
-def test_200_threads_share(settings):
+def test_200_threads_share(settings, one_thread_kernels):
     settings({"MPS_POOL_SHARE": "1"})
     model = torch.nn.Linear(32, 8).to("mps")
     inputs = [torch.randn(4, 32) for _ in range(200)]

@@ -406,6 +406,17 @@ def counting() -> Iterator[Callable[[], int]]:
         thread.join()
 
 
+@contextmanager
+def one_kernel_thread() -> Iterator[None]:
+    """Kernels of this and of new threads use one thread each: how a sum is split then depends on nothing else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 # --- values ---------------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,7 @@ unsafe extern "C" fn rivulet_memory(out: *mut MemoryStats) -> i32 {
         *unsafe { answer(out, "out") }? = MemoryStats {
             allocated: stats.allocated,
             reserved: stats.reserved,
-            driver: stats.reserved + stats.adopted,
+            driver: stats.reserved,
             recommended_max: stats.device_total,
             peak_allocated: stats.peak_allocated,
             peak_reserved: stats.peak_reserved,
