@@ -255,6 +255,17 @@ def _engine(native: Native) -> bool:
     return True
 
 
+def _gradient_streams(native: Native) -> bool:
+    switch = getattr(torch._C, "_set_warn_on_accumulate_grad_stream_mismatch", None)
+    if switch is None:
+        raise Skip("torch has no such warning")
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or accelerator.type != "mps":
+        raise Skip("mps is not the accelerator; the warning means something to the other device")
+    switch(False)
+    return True
+
+
 def _python_kernels(native: Native) -> bool:
     return _refs.watch()
 
@@ -294,6 +305,12 @@ PATCHES: tuple[Patch, ...] = (
         "an assertion beside a live CUDA device: said in words",
         "none",
         _engine,
+    ),
+    Patch(
+        "torch._C._set_warn_on_accumulate_grad_stream_mismatch",
+        "warns of threads that train one model; their streams are ordered here without being asked",
+        "none",
+        _gradient_streams,
     ),
     Patch("torch._refs.linalg", "registers a kernel of its own at mps in 2.11", "none", _python_kernels),
 )

@@ -283,7 +283,17 @@ def test_a_model_trained_in_one_thread_and_read_by_others_is_never_torn():
     assert all((weight.cpu() == 150).all() for weight in weights)
 
 
-def test_gradients_of_shared_parameters_accumulate_from_all_threads():
+@pytest.fixture
+def warn_always():
+    """PyTorch says most of its warnings only once a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.filterwarnings("error")  # such as one about streams that nobody chose
+def test_gradients_of_shared_parameters_accumulate_from_all_threads(warn_always):
     """Eight threads run backward through one module at once; integers, so that every order gives the same sum."""
     model = torch.nn.Linear(8, 3, bias=False).to("mps")
     torch.nn.init.ones_(model.weight)
