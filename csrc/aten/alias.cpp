@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "aten/kernel_memory.h"
 #include "aten/sparse.h"
 #include "runtime/allocator.h"
 #include "runtime/status.h"
@@ -42,9 +43,11 @@ c10::DataPtr data_to_device(c10::DataPtr&& host, size_t nbytes) {
   if (nbytes == 0) {
     return allocate_data(0);
   }
+  if (C10_LIKELY(claim_kernel_memory(host))) {
+    return std::move(host);
+  }
   // Only memory of the CPU's own allocator is ours to keep; anything else may be freed or changed behind us.
-  bool ordinary = host.get_deleter() == c10::GetCPUAllocator()->raw_deleter();
-  if (nbytes >= kAdoptThreshold && ordinary) {
+  if (nbytes >= kAdoptThreshold && is_stock_memory(host)) {
     return adopt(std::move(host), nbytes);
   }
   c10::DataPtr device = allocate_data(nbytes);

@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include "aten/kernel_memory.h"
 #include "aten/kernel_threads.h"
 #include "runtime/status.h"
 
@@ -12,12 +13,12 @@ class HostScope {
  public:
   HostScope(uint32_t op, const rivulet_operand* operands, size_t count) {
     check(rivulet_host_begin(op, operands, count, &scope_));
-    threads_.emplace();
+    inside_.emplace();
   }
   template <typename Operands>
   HostScope(uint32_t op, const Operands& operands) : HostScope(op, operands.data(), operands.size()) {}
   ~HostScope() {
-    threads_.reset();
+    inside_.reset();
     rivulet_host_end(&scope_);
   }
   HostScope(const HostScope&) = delete;
@@ -25,7 +26,11 @@ class HostScope {
 
  private:
   rivulet_host_scope scope_;
-  std::optional<KernelThreads> threads_;
+  struct Inside {
+    KernelThreads threads;
+    KernelMemory memory;
+  };
+  std::optional<Inside> inside_;
 };
 
 } // namespace rivulet

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "aten/kernel_memory.h"
 #include "aten/kernel_threads.h"
 #include "aten/kernels.h"
 #include "runtime/accelerator.h"
@@ -52,6 +53,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   static c10::impl::DeviceGuardImplRegistrar guard(c10::kMPS, &rivulet::device_guard());
   rivulet::choose_accelerator(choice);
   rivulet::note_default_kernel_threads();
+  rivulet::register_kernel_memory();
 
   auto& aten = library("aten", DispatchKey::MPS);
   auto& autograd = library("aten", DispatchKey::AutogradMPS);

@@ -86,6 +86,9 @@ int32_t rivulet_adopt(void *data, size_t bytes, void *owner, void (*drop)(void *
 void rivulet_free(rivulet_block *block);
 /* The live block that holds this address, or null. */
 rivulet_block *rivulet_block_of(const void *address);
+/* 1 where the address is in memory of the runtime, live or not; also after shutdown and in a forked child, where 1
+ * may mean that it cannot be told. */
+int32_t rivulet_holds(const void *address);
 typedef struct {
   uint64_t allocated, reserved, driver, recommended_max;    /* bytes now */
   uint64_t peak_allocated, peak_reserved;

@@ -406,6 +406,14 @@ impl Device {
         self.engine.allocator.free(block);
     }
 
+    /// Whether `address` is memory of the process's device or of one that it had before; it works after shutdown
+    /// and in a forked child. True where a child cannot tell, so that it leaves its parent's memory alone.
+    pub fn any_holds(address: usize) -> bool {
+        let holds =
+            |device: &Self| device.engine.allocator.holds(address, device.engine.is_forked()).unwrap_or(true);
+        GLOBAL.iter().map_while(OnceLock::get).any(holds)
+    }
+
     /// The live block whose bytes include `address`.
     pub fn find(&self, address: usize) -> Option<Arc<Block>> {
         if self.engine.is_forked() { None } else { self.engine.allocator.find(address) }
@@ -451,6 +459,7 @@ mod tests {
     fn a_lost_global_device_is_opened_anew_and_the_old_one_goes_on_failing() {
         let lost = Device::global().unwrap();
         let block = lost.allocate(64).unwrap();
+        assert!(Device::any_holds(block.address()) && !Device::any_holds(lost as *const Device as usize));
         lost.engine.note_failure("matmul", &HalError::DeviceLost { reason: "unplugged".to_owned() });
         let again = Device::global().unwrap();
         assert!(matches!(again.allocate(64), Err(Error::DeviceLost { op, .. }) if op == "matmul"));

@@ -9,19 +9,19 @@ import argparse
 import datetime
 import json
 import os
-import platform
+import shlex
 import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(ROOT / "benchmarks")]
 
+import record  # noqa: E402
 from opinfo import items  # noqa: E402
 from opinfo.pool import Pool  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 BAD = {"fail", "unexpected pass"}
@@ -43,9 +43,6 @@ COLUMNS = ("samples", "exact", "random", "raised_alike", "fallbacks")
 
 def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: float) -> None:
     """A passing item is a row of COLUMNS; any other an object that says what it is."""
-    import rivulet
-    import torch
-
     entries: dict[str, dict[str, Any]] = defaultdict(dict)
     for item, result in results.items():
         state = items.status(item, result)
@@ -53,13 +50,13 @@ def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: 
         entries[item.entry][item.task] = (
             row if state == "pass" else {"status": state, **{k: v for k, v in result.items() if v and k != "seconds"}}
         )
-    adapter = rivulet.adapter()
     table = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "adapter": getattr(adapter, "name", None),
+        "command": shlex.join(["./run", "exec", "python", "tests/python/opinfo", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
+        "machine": record.machine(),
+        "commit": record.commit(),
+        "versions": record.versions(),
+        "adapter": record.adapter(),
         "seconds": round(seconds),
         "columns": COLUMNS,
         "meaning": {

@@ -91,6 +91,12 @@ extern "C" fn rivulet_block_of(address: *const c_void) -> *const Block {
     })
 }
 
+/// See `rivulet.h`.
+#[unsafe(no_mangle)]
+extern "C" fn rivulet_holds(address: *const c_void) -> i32 {
+    enter_or(1, || i32::from(Device::any_holds(address as usize)))
+}
+
 /// `rivulet_memory_stats`.
 #[repr(C)]
 #[derive(Debug, Default)]

@@ -500,6 +500,15 @@ impl Allocator {
         })
     }
 
+    /// Whether `address` is in memory that this allocator got from the driver, live or not. `forked` says that this
+    /// process is a child of the one that allocated: a thread of the parent may have been at the books when it forked,
+    /// and the answer is `None` then.
+    pub fn holds(&self, address: usize, forked: bool) -> Option<bool> {
+        let table = if forked { self.table.try_lock()? } else { self.table.lock() };
+        let below = table.range(..=address).next_back();
+        Some(below.is_some_and(|(&base, &(size, _))| address - base < size as usize))
+    }
+
     /// The live block whose bytes include `address`.
     pub fn find(&self, address: usize) -> Option<Arc<Block>> {
         let below = self.table.lock().range(..=address).next_back().map(|(&base, &entry)| (base, entry));
