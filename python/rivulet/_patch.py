@@ -255,6 +255,10 @@ def _engine(native: Native) -> bool:
     return True
 
 
+# PyTorch has no way to ask for the state of its switch.
+_silenced = False
+
+
 def _gradient_streams(native: Native) -> bool:
     switch = getattr(torch._C, "_set_warn_on_accumulate_grad_stream_mismatch", None)
     if switch is None:
@@ -262,7 +266,11 @@ def _gradient_streams(native: Native) -> bool:
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None or accelerator.type != "mps":
         raise Skip("mps is not the accelerator; the warning means something to the other device")
+    global _silenced
+    if _silenced:
+        return False
     switch(False)
+    _silenced = True
     return True
 
 
