@@ -61,7 +61,7 @@ def adapters() -> list[Adapter]:
     Raises:
         RuntimeError: with the reason where Rivulet is not available.
     """
-    return [Adapter.from_json(entry) for entry in _load.native().adapters().get("adapters", [])]
+    return [Adapter.from_json(entry) for entry in _load.native().adapters()]
 
 
 def adapter() -> Adapter:
@@ -70,11 +70,7 @@ def adapter() -> Adapter:
     Raises:
         RuntimeError: with the reason where Rivulet is not available or finds no adapter.
     """
-    native = _load.native()
-    entry = native.adapters().get("adapter")
-    if not entry:
-        raise RuntimeError(f"Rivulet has no adapter to run on: {native.unavailable_reason()}")
-    return Adapter.from_json(entry)
+    return Adapter.from_json(_load.native().adapter())
 
 
 def fallback_counts() -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -125,17 +125,20 @@ def _examine(report: Report, native: Native, probe: bool) -> None:
             report["available"] = False
             report["reason"] = f"a first operation failed: {type(error).__name__}: {error}"
             advice.append("Run with PYTORCH_MPS_DEBUG=1 to see what the engine does before it fails.")
-    for key, read in (("adapters", native.adapters), ("runtime", native.report), ("fallbacks", native.fallback_counts)):
+    parts: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("adapters", native.adapters),
+        ("adapter", native.adapter),
+        ("runtime", native.report),
+        ("fallbacks", native.fallback_counts),
+    )
+    for key, read in parts:
         # One part that cannot be read must not hide the others.
         try:
             value: Any = read()
         except (RuntimeError, ValueError) as error:
             advice.append(f"{key} cannot be read: {error}")
             continue
-        if key == "adapters":
-            report["adapters"], report["adapter"] = value.get("adapters", []), value.get("adapter")
-        else:
-            report[key] = value
+        report[key] = value
     if report["fallbacks"]:
         most = max(report["fallbacks"], key=report["fallbacks"].__getitem__)
         advice.append(

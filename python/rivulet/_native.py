@@ -55,6 +55,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_version": (c_char_p, ()),
     "rivulet_is_available": (_STATUS, ()),
     "rivulet_adapters_json": (_STATUS, (_TEXT,)),
+    "rivulet_adapter_json": (_STATUS, (_TEXT,)),
     "rivulet_report_json": (_STATUS, (_TEXT,)),
     "rivulet_string_free": (None, (c_char_p,)),
     "rivulet_in_bad_fork": (_STATUS, ()),
@@ -87,7 +88,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_torch_built_for": (c_char_p, ()),
 }
 
-_WITHOUT_GIL = {"rivulet_is_available", "rivulet_adapters_json", "rivulet_report_json"}
+_WITHOUT_GIL = {"rivulet_is_available", "rivulet_adapters_json", "rivulet_adapter_json", "rivulet_report_json"}
 
 
 class LibraryError(Exception):
@@ -182,9 +183,13 @@ class Native:
             return None
         return self._text("rivulet_last_error") or "no adapter can be opened"
 
-    def adapters(self) -> dict[str, Any]:
-        """``{"adapters": [...], "adapter": {...}}``."""
-        return dict(self._take_json("rivulet_adapters_json"))
+    def adapters(self) -> list[dict[str, Any]]:
+        """Every adapter of this machine. Loads Vulkan's drivers where there are any, opens no device."""
+        return list(self._take_json("rivulet_adapters_json"))
+
+    def adapter(self) -> dict[str, Any]:
+        """The adapter in use, or the one that the settings choose."""
+        return dict(self._take_json("rivulet_adapter_json"))
 
     def report(self) -> dict[str, Any]:
         """Streams, pool use, memory, adapter, settings. Takes no slot."""

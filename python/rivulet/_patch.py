@@ -168,10 +168,7 @@ def _release_slot(native: Native) -> bool:
 
 def _adapter_facts(native: Native) -> bool:
     def adapter() -> dict[str, Any]:
-        entry = native.adapters().get("adapter")
-        if not entry:
-            raise RuntimeError(f"MPS is not available: {native.unavailable_reason()}")
-        return dict(entry)
+        return native.adapter()
 
     def get_name() -> str:
         return str(adapter()["name"])

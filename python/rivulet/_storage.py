@@ -66,7 +66,7 @@ def host_alias_storage(storage: torch.UntypedStorage) -> torch.UntypedStorage:
         return torch.UntypedStorage(0)  # type: ignore[no-untyped-call]
     native = _load.native()
     address = storage.data_ptr()
-    adapter = native.adapters().get("adapter") or {}
+    adapter = native.adapter()
     if not native.owns(address):
         raise RuntimeError("_host_alias_storage: the storage is not backed by memory of the mps allocator")
     if not adapter.get("unified_memory"):

@@ -98,7 +98,7 @@ def test_message_comes_from_the_library():
 
 def test_every_call_but_the_slow_openers_keeps_the_gil():
     # A released GIL costs a hand-over at each call; the library gives it up itself where it waits.
-    openers = {"rivulet_is_available", "rivulet_adapters_json", "rivulet_report_json"}
+    openers = {"rivulet_is_available", "rivulet_adapters_json", "rivulet_adapter_json", "rivulet_report_json"}
     for name, function in _load.native().c.items():
         keeps = function._flags_ & 0x4 != 0  # FUNCFLAG_PYTHONAPI
         assert keeps == (name not in openers), name

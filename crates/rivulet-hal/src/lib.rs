@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | [`host`] | the CPU's memory | inline, inside `submit` |
 //! | [`sim`] | a simulated GPU, for tests | late, out of step, with faults on demand |
+//! | `vulkan` | GPUs with Vulkan 1.2 or newer | on the GPU |
 //!
 //! # Who checks what
 //!
@@ -22,6 +23,8 @@ pub mod host;
 pub mod sim;
 pub mod sync;
 pub mod thread;
+#[cfg(not(loom))]
+pub mod vulkan;
 
 mod cpu;
 mod error;
@@ -102,6 +105,8 @@ pub trait Memory: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Memory::begin_host_access`].
     fn end_host_access(&self, range: ByteRange, write: bool) -> Result<(), HalError>;
+    /// Downcast for the driver that made it.
+    fn as_any(&self) -> &dyn std::any::Any;
 }
 
 /// Half-open range of bytes.
@@ -332,7 +337,11 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     fn submit(&self, queue: QueueIndex, work: Vec<Submission>) -> Result<(), SubmitFailure>;
 }
 
-/// Adapters that can be opened on this machine, best first. Opens no driver for the host adapter.
+/// Adapters that can be opened on this machine: the host's, then those of Vulkan, best first. Loads Vulkan's drivers
+/// where there are any, but opens no device.
 pub fn adapters() -> Vec<AdapterInfo> {
-    vec![host::info()]
+    let mut adapters = vec![host::info()];
+    #[cfg(not(loom))]
+    adapters.extend(vulkan::adapters());
+    adapters
 }

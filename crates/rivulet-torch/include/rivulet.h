@@ -29,9 +29,11 @@ const char *rivulet_last_error(void);
 const char *rivulet_version(void);
 /* 1 where an adapter can be opened (none is opened by asking), 0 otherwise with a message. */
 int32_t rivulet_is_available(void);
-/* JSON: every adapter on this machine ("adapters") and the one in use or to be used ("adapter"). *out is
- * freed with rivulet_string_free. */
+/* JSON: every adapter on this machine; loads Vulkan's drivers where there are any. *out is freed with
+ * rivulet_string_free. */
 int32_t rivulet_adapters_json(char **out);
+/* JSON: the adapter in use or to be used. Loads no driver unless the settings name an adapter. */
+int32_t rivulet_adapter_json(char **out);
 /* JSON of streams, pool use, memory, adapter, settings. Takes no slot. */
 int32_t rivulet_report_json(char **out);
 void rivulet_string_free(char *text);

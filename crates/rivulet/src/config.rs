@@ -11,7 +11,8 @@
 //! | `MPS_POOL_TIMEOUT_MS` | milliseconds | waits so long for a slot, then fails |
 //! | `MPS_POOL_BACKPRESSURE` | 0, 1 | 1: waits for a slot without a limit |
 //! | `MPS_STREAM_POOL_WAIT_TIMEOUT_MS` | -1, 0, milliseconds | -1 waits without a limit, 0 fails at once |
-//! | `RIVULET_ADAPTER` | auto, host | which adapter to open |
+//! | `RIVULET_ADAPTER` | auto, host, a name or number | which adapter to open; auto is the host's |
+//! | `RIVULET_VALIDATION` | 0, 1 | 1: Vulkan's validation layer looks on |
 //! | `RIVULET_QUEUES` | 1 to the adapter's count | hardware queues to use |
 //!
 //! Where several of the pool's modes are set, the one that stands higher in the table wins; a bad value is an
@@ -123,10 +124,14 @@ pub const POOL_WAIT_TIMEOUT: &str = "MPS_STREAM_POOL_WAIT_TIMEOUT_MS";
 pub const ADAPTER: &str = "RIVULET_ADAPTER";
 /// Name of the variable that sets the number of hardware queues.
 pub const QUEUES: &str = "RIVULET_QUEUES";
+/// Name of the variable that loads Vulkan's validation layer.
+pub const VALIDATION: &str = "RIVULET_VALIDATION";
+/// More hardware queues than any adapter has.
+const MOST_QUEUES: i64 = 1024;
 
 /// Every variable, for reports.
-pub const VARIABLES: [&str; 7] =
-    [POOL_SIZE, POOL_SHARE, POOL_TIMEOUT, POOL_BACKPRESSURE, POOL_WAIT_TIMEOUT, ADAPTER, QUEUES];
+pub const VARIABLES: [&str; 8] =
+    [POOL_SIZE, POOL_SHARE, POOL_TIMEOUT, POOL_BACKPRESSURE, POOL_WAIT_TIMEOUT, ADAPTER, QUEUES, VALIDATION];
 
 /// Slots of a pool where nothing is set.
 pub const DEFAULT_POOL_SIZE: usize = 32;
@@ -190,28 +195,47 @@ impl PoolSettings {
 }
 
 /// Which adapter to open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdapterChoice {
     /// The best one of this machine.
     Auto,
     /// The CPU's memory.
     Host,
+    /// A number in the list of [`rivulet_hal::adapters`], or part of a name in it, case ignored.
+    Named(String),
 }
 
 /// Reads `RIVULET_ADAPTER`.
 ///
 /// # Errors
-/// [`SettingError`]. The simulated adapter of the tests is refused too: it is opened through
-/// [`crate::Device::with`].
+/// [`SettingError`]. Whether there is an adapter of a given name shows when it is opened. The simulated adapter of the
+/// tests has none: it is opened through [`crate::Device::with`].
 pub fn adapter(env: &dyn EnvSource) -> Result<AdapterChoice, SettingError> {
     match set(env, ADAPTER) {
         None => Ok(AdapterChoice::Auto),
         Some(value) => match value.as_str() {
             "auto" => Ok(AdapterChoice::Auto),
             "host" => Ok(AdapterChoice::Host),
-            _ => Err(SettingError { variable: ADAPTER, value, allowed: "auto and host".to_owned() }),
+            _ => Ok(AdapterChoice::Named(value)),
         },
     }
+}
+
+/// Reads `RIVULET_QUEUES` where the adapter is not known yet.
+///
+/// # Errors
+/// [`SettingError`].
+pub fn wanted_queues(env: &dyn EnvSource) -> Result<Option<usize>, SettingError> {
+    let queues = integer(env, QUEUES, 1..=MOST_QUEUES, "the queues of an adapter,")?;
+    Ok(queues.and_then(|queues| usize::try_from(queues).ok()))
+}
+
+/// Reads `RIVULET_VALIDATION`: whether Vulkan's validation layer looks on.
+///
+/// # Errors
+/// [`SettingError`].
+pub fn validation(env: &dyn EnvSource) -> Result<bool, SettingError> {
+    flag(env, VALIDATION)
 }
 
 /// Reads `RIVULET_QUEUES` for an adapter that offers `most` queues; all of them where it is not set.
@@ -338,7 +362,12 @@ mod tests {
     fn adapter_and_queues() {
         assert_eq!(adapter(&env(&[])), Ok(AdapterChoice::Auto));
         assert_eq!(adapter(&env(&[(ADAPTER, "host")])), Ok(AdapterChoice::Host));
-        assert!(adapter(&env(&[(ADAPTER, "sim")])).unwrap_err().to_string().contains("auto and host"));
+        assert_eq!(adapter(&env(&[(ADAPTER, "llvmpipe")])), Ok(AdapterChoice::Named("llvmpipe".to_owned())));
+        assert_eq!(validation(&env(&[(VALIDATION, "1")])), Ok(true));
+        assert!(validation(&env(&[(VALIDATION, "yes")])).is_err());
+        assert_eq!(wanted_queues(&env(&[])), Ok(None));
+        assert_eq!(wanted_queues(&env(&[(QUEUES, "4")])), Ok(Some(4)));
+        assert!(wanted_queues(&env(&[(QUEUES, "0")])).is_err());
         assert_eq!(queues(&env(&[]), 3), Ok(3));
         assert_eq!(queues(&env(&[(QUEUES, "2")]), 3), Ok(2));
         assert!(queues(&env(&[(QUEUES, "4")]), 3).is_err());

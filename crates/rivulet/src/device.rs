@@ -74,6 +74,22 @@ sync::global! {
     static OPENING: Mutex<()> = Mutex::new(Rank::POOL, ());
 }
 
+/// The place of the adapter with this number, or of the first whose name contains `wanted`, case ignored.
+fn find_adapter(adapters: &[rivulet_hal::AdapterInfo], wanted: &str) -> Result<usize> {
+    let number = wanted.parse::<usize>().ok().filter(|&number| number < adapters.len());
+    let part = wanted.to_lowercase();
+    let named = || adapters.iter().position(|adapter| adapter.name.to_lowercase().contains(&part));
+    number.or_else(named).ok_or_else(|| {
+        let names: Vec<_> =
+            adapters.iter().enumerate().map(|(number, adapter)| format!("{number} ({})", adapter.name)).collect();
+        Error::NoAdapter(format!(
+            "RIVULET_ADAPTER={wanted:?} is not a valid setting: allowed are auto, host, and the adapters of this \
+             machine by number or name: {}",
+            names.join(", ")
+        ))
+    })
+}
+
 impl Device {
     /// Opens the adapter that the settings choose, the host adapter where this machine has no other.
     ///
@@ -82,6 +98,42 @@ impl Device {
     pub fn open(options: DeviceOptions) -> Result<Self> {
         match config::adapter(&*options.env)? {
             AdapterChoice::Auto | AdapterChoice::Host => Self::with(rivulet_hal::host::open(), options),
+            AdapterChoice::Named(name) => Self::open_named(&name, options),
+        }
+    }
+
+    #[cfg(loom)]
+    fn open_named(name: &str, _: DeviceOptions) -> Result<Self> {
+        Err(Error::NoAdapter(format!("{name}: models run on the simulated adapter")))
+    }
+
+    #[cfg(not(loom))]
+    fn open_named(name: &str, options: DeviceOptions) -> Result<Self> {
+        let adapters = rivulet_hal::adapters();
+        let place = find_adapter(&adapters, name)?;
+        let Some(index) = place.checked_sub(1) else { return Self::with(rivulet_hal::host::open(), options) };
+        if !adapters[place].unified_memory {
+            let why = "the CPU does not share its memory, and not every op runs on it yet";
+            return Err(Error::NoAdapter(format!("{} cannot be used: {why}", adapters[place].name)));
+        }
+        let (validation, queues) =
+            (config::validation(&*options.env)?, config::wanted_queues(&*options.env)?);
+        let hal = rivulet_hal::vulkan::open(index, rivulet_hal::vulkan::Options { validation, queues });
+        Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)
+    }
+
+    /// The adapter that [`Device::open`] would open. Loads no driver unless the settings name an adapter.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub fn planned(env: &dyn EnvSource) -> Result<rivulet_hal::AdapterInfo> {
+        match config::adapter(env)? {
+            AdapterChoice::Auto | AdapterChoice::Host => Ok(rivulet_hal::host::info()),
+            AdapterChoice::Named(name) => {
+                let mut adapters = rivulet_hal::adapters();
+                let place = find_adapter(&adapters, &name)?;
+                Ok(adapters.swap_remove(place))
+            }
         }
     }
 

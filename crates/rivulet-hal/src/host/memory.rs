@@ -83,4 +83,8 @@ impl Memory for HostMemory {
     fn end_host_access(&self, range: ByteRange, _write: bool) -> Result<(), HalError> {
         check_range(range, self.bytes, "end_host_access")
     }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
 }

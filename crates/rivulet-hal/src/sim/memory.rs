@@ -55,6 +55,10 @@ impl Memory for SimMemory {
         let access = if write { "write" } else { "read" };
         Err(HalError::Usage(format!("end_host_access: no {access} of bytes {start}..{end} was begun")))
     }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
 }
 
 impl Drop for SimMemory {

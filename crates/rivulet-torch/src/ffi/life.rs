@@ -80,13 +80,25 @@ fn adapter(info: &AdapterInfo) -> Value {
 unsafe extern "C" fn rivulet_adapters_json(out: *mut *mut c_char) -> i32 {
     enter(|| {
         let all = rivulet_hal::adapters();
-        let used = match Device::global_if_open() {
-            Some(device) => Some(adapter(device.info())),
-            None => config::adapter(&*config::env()).ok().and_then(|_| all.first().map(adapter)),
-        };
         let all: Vec<Value> = all.iter().map(adapter).collect();
         // SAFETY: by contract.
-        unsafe { give_text(out, &json!({ "adapters": all, "adapter": used })) }
+        unsafe { give_text(out, &json!(all)) }
+    })
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - `out` is valid for writes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_adapter_json(out: *mut *mut c_char) -> i32 {
+    enter(|| {
+        let used = match Device::global_if_open() {
+            Some(device) => adapter(device.info()),
+            None => adapter(&Device::planned(&*config::env())?),
+        };
+        // SAFETY: by contract.
+        unsafe { give_text(out, &used) }
     })
 }
 

@@ -73,6 +73,10 @@ impl Memory for Range {
     fn end_host_access(&self, _: ByteRange, _: bool) -> Result<(), HalError> {
         Ok(())
     }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
 }
 
 impl Drop for Range {

@@ -1,0 +1,218 @@
+use super::Options;
+use super::device::VulkanDevice;
+use super::instance::{Connection, unavailable};
+use crate::sync::Arc;
+use crate::{AdapterInfo, Backend, Device, HalError};
+use ash::{khr, vk};
+
+/// A physical device that can be opened, and how.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) connection: Arc<Connection>,
+    pub(super) physical: vk::PhysicalDevice,
+    pub(super) info: AdapterInfo,
+    /// Queue family to use.
+    pub(super) family: u32,
+    /// Queues that the family has.
+    pub(super) family_queues: usize,
+    pub(super) limits: Limits,
+    kind: vk::PhysicalDeviceType,
+}
+
+/// What is asked for often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Nanoseconds of a tick of the device's clock; 0 where it has none.
+    pub(super) timestamp_period: f32,
+    pub(super) push_constants: u32,
+    pub(super) storage_alignment: u64,
+    pub(super) groups: [u32; 3],
+    pub(super) float16: bool,
+    pub(super) int16: bool,
+    pub(super) int64: bool,
+    pub(super) storage16: bool,
+}
+
+/// Vulkan adapters of this machine, best first: discrete, integrated, virtual, software. Empty where there is no
+/// Vulkan, or no device that fits.
+pub fn adapters() -> Vec<AdapterInfo> {
+    let found = Connection::open(false).and_then(|connection| find(&connection));
+    found.map(|found| found.into_iter().map(|found| found.info).collect()).unwrap_or_default()
+}
+
+/// Opens the adapter at `index` of [`adapters`].
+///
+/// # Errors
+/// [`HalError::Usage`] where there is no such adapter or an option asks for what it has not;
+/// [`HalError::OutOfMemory`], [`HalError::DeviceLost`].
+pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError> {
+    let connection = Connection::open(options.validation)?;
+    let mut found = find(&connection)?;
+    if index >= found.len() {
+        let names: Vec<_> = found.iter().map(|found| found.info.name.as_str()).collect();
+        return Err(unavailable(&format!(
+            "no adapter {index}; there are {}: {}",
+            names.len(),
+            names.join(", ")
+        )));
+    }
+    let mut found = found.swap_remove(index);
+    if let Some(queues) = options.queues {
+        if queues == 0 || queues > found.family_queues {
+            let (name, most) = (&found.info.name, found.family_queues);
+            return Err(unavailable(&format!("{queues} queues asked of {name}; 1 to {most} are allowed")));
+        }
+        found.info.queues = queues;
+    }
+    Ok(VulkanDevice::open(found)?)
+}
+
+fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
+    // SAFETY: only reads; the instance is alive.
+    let devices = unsafe { connection.instance.enumerate_physical_devices() }
+        .map_err(|error| unavailable(&format!("vkEnumeratePhysicalDevices: {error}")))?;
+    let mut found: Vec<_> =
+        devices.into_iter().filter_map(|physical| describe(connection, physical)).collect();
+    found.sort_by_key(|found| match found.kind {
+        vk::PhysicalDeviceType::DISCRETE_GPU => 0,
+        vk::PhysicalDeviceType::INTEGRATED_GPU => 1,
+        vk::PhysicalDeviceType::VIRTUAL_GPU => 2,
+        _ => 3,
+    });
+    Ok(found)
+}
+
+/// What the device is; `None` where it lacks something that every kernel needs.
+fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Option<Found> {
+    let instance = &connection.instance;
+    let mut driver = vk::PhysicalDeviceDriverProperties::default();
+    let mut maintenance = vk::PhysicalDeviceMaintenance3Properties::default();
+    let mut properties =
+        vk::PhysicalDeviceProperties2::default().push_next(&mut driver).push_next(&mut maintenance);
+    // SAFETY: the chained structures are of version 1.2 or older, which every loader that made the instance knows.
+    unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
+    let properties = properties.properties;
+    if properties.api_version < vk::API_VERSION_1_2 {
+        return None;
+    }
+    // SAFETY: only reads.
+    let extensions = unsafe { instance.enumerate_device_extension_properties(physical) }.ok()?;
+    let has = |name| extensions.iter().any(|extension| extension.extension_name_as_c_str() == Ok(name));
+    if !has(khr::push_descriptor::NAME) {
+        return None;
+    }
+    let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default();
+    let mut float16 = vk::PhysicalDeviceShaderFloat16Int8Features::default();
+    let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default();
+    let mut features = vk::PhysicalDeviceFeatures2::default()
+        .push_next(&mut timeline)
+        .push_next(&mut float16)
+        .push_next(&mut storage16);
+    // SAFETY: as for the properties.
+    unsafe { instance.get_physical_device_features2(physical, &mut features) };
+    let features = features.features;
+    if timeline.timeline_semaphore == vk::FALSE {
+        return None;
+    }
+    // SAFETY: only reads.
+    let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
+    let family = choose_family(&families)?;
+    let family_queues = families[family as usize].queue_count as usize;
+    // SAFETY: only reads.
+    let memory = unsafe { instance.get_physical_device_memory_properties(physical) };
+    let local: u64 = memory
+        .memory_heaps_as_slice()
+        .iter()
+        .filter(|heap| heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL))
+        .map(|heap| heap.size)
+        .max()?;
+    let unified = properties.device_type != vk::PhysicalDeviceType::DISCRETE_GPU
+        && memory
+            .memory_types_as_slice()
+            .iter()
+            .any(|kind| kind.property_flags.contains(super::memory::UNIFIED));
+    let dedicated = !families[family as usize].queue_flags.contains(vk::QueueFlags::GRAPHICS);
+    let text = |words: Option<&std::ffi::CStr>| words.map(|words| words.to_string_lossy().into_owned());
+    let name = text(properties.device_name_as_c_str().ok()).unwrap_or_default();
+    let driver_name = text(driver.driver_name_as_c_str().ok()).unwrap_or_default();
+    let driver_info = text(driver.driver_info_as_c_str().ok()).unwrap_or_default();
+    let ticks = families[family as usize].timestamp_valid_bits;
+    Some(Found {
+        connection: Arc::clone(connection),
+        physical,
+        info: AdapterInfo {
+            name,
+            backend: Backend::Vulkan,
+            driver: format!("{driver_name} {driver_info}").trim().to_owned(),
+            queues: planned_queues(driver.driver_id, dedicated, family_queues),
+            unified_memory: unified,
+            inline_completion: false,
+            memory_bytes: local,
+            max_allocation: maintenance.max_memory_allocation_size.min(local),
+            max_binding: u64::from(properties.limits.max_storage_buffer_range),
+            float64: features.shader_float64 == vk::TRUE,
+        },
+        family,
+        family_queues,
+        limits: Limits {
+            timestamp_period: if ticks == 0 { 0.0 } else { properties.limits.timestamp_period },
+            push_constants: properties.limits.max_push_constants_size,
+            storage_alignment: properties.limits.min_storage_buffer_offset_alignment,
+            groups: properties.limits.max_compute_work_group_count,
+            float16: float16.shader_float16 == vk::TRUE,
+            int16: features.shader_int16 == vk::TRUE,
+            int64: features.shader_int64 == vk::TRUE,
+            storage16: storage16.storage_buffer16_bit_access == vk::TRUE,
+        },
+        kind: properties.device_type,
+    })
+}
+
+/// A family for compute alone where there is one: its queues are scheduled by hardware, those of a graphics family
+/// take turns in slices of hundreds of microseconds on some drivers.
+fn choose_family(families: &[vk::QueueFamilyProperties]) -> Option<u32> {
+    let computes = |family: &&(usize, &vk::QueueFamilyProperties)| {
+        family.1.queue_count > 0 && family.1.queue_flags.contains(vk::QueueFlags::COMPUTE)
+    };
+    let graphics = |family: &(usize, &vk::QueueFamilyProperties)| {
+        family.1.queue_flags.contains(vk::QueueFlags::GRAPHICS)
+    };
+    let best = families.iter().enumerate().filter(|family| computes(&family)).min_by_key(graphics)?;
+    u32::try_from(best.0).ok()
+}
+
+/// Hardware queues worth using. Measured on an H200 (driver 580) with tiny dependent kernels: two queues of its
+/// compute family serve twice what one does, eight serve less than two; several of its graphics family are 4 times
+/// slower than one. Other drivers get one until they are measured.
+fn planned_queues(driver: vk::DriverId, dedicated: bool, available: usize) -> usize {
+    match driver {
+        vk::DriverId::NVIDIA_PROPRIETARY if dedicated => available.min(2),
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family(flags: vk::QueueFlags, queue_count: u32) -> vk::QueueFamilyProperties {
+        vk::QueueFamilyProperties { queue_flags: flags, queue_count, ..Default::default() }
+    }
+
+    #[test]
+    fn a_family_for_compute_alone_comes_first() {
+        let graphics = family(vk::QueueFlags::GRAPHICS | vk::QueueFlags::COMPUTE, 16);
+        let copies = family(vk::QueueFlags::TRANSFER, 2);
+        let compute = family(vk::QueueFlags::COMPUTE | vk::QueueFlags::TRANSFER, 8);
+        assert_eq!(choose_family(&[graphics, copies, compute]), Some(2));
+        assert_eq!(choose_family(&[graphics, copies]), Some(0));
+        assert_eq!(choose_family(&[copies]), None);
+    }
+
+    #[test]
+    fn several_queues_only_where_they_were_measured_to_help() {
+        assert_eq!(planned_queues(vk::DriverId::NVIDIA_PROPRIETARY, true, 8), 2);
+        assert_eq!(planned_queues(vk::DriverId::NVIDIA_PROPRIETARY, false, 16), 1);
+        assert_eq!(planned_queues(vk::DriverId::MESA_LLVMPIPE, false, 1), 1);
+    }
+}

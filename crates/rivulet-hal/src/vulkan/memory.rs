@@ -1,0 +1,214 @@
+use super::device::Shared;
+use crate::cpu::check_range;
+use crate::sync::Arc;
+use crate::{ByteRange, HalError, Memory, MemoryUsage};
+use ash::vk;
+use std::ptr::NonNull;
+
+/// Memory that the CPU reads as fast as its own, and the device too.
+pub(super) const UNIFIED: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::from_raw(
+    vk::MemoryPropertyFlags::DEVICE_LOCAL.as_raw()
+        | vk::MemoryPropertyFlags::HOST_VISIBLE.as_raw()
+        | vk::MemoryPropertyFlags::HOST_COHERENT.as_raw()
+        | vk::MemoryPropertyFlags::HOST_CACHED.as_raw(),
+);
+
+/// One allocation of the driver with one buffer over all of it.
+#[derive(Debug)]
+pub(super) struct VulkanMemory {
+    shared: Arc<Shared>,
+    pub(super) buffer: vk::Buffer,
+    memory: vk::DeviceMemory,
+    size: u64,
+    place: Place,
+}
+
+/// What the memory is known by.
+#[derive(Debug)]
+enum Place {
+    Mapped {
+        start: NonNull<u8>,
+        coherent: bool,
+    },
+    /// Pages that nothing can touch: the address is nobody else's for as long as the memory lives.
+    Reserved {
+        start: NonNull<u8>,
+        bytes: usize,
+    },
+}
+
+// SAFETY: the pointers are addresses; mapped bytes stay mapped for the life of the value, and who may touch them when
+// is the contract of `Device::submit` and `Memory::begin_host_access`. Vulkan's handles may be used on any thread.
+unsafe impl Send for VulkanMemory {}
+// SAFETY: as above; nothing is changed through a shared reference.
+unsafe impl Sync for VulkanMemory {}
+
+impl VulkanMemory {
+    pub(super) fn new(shared: &Arc<Shared>, bytes: u64, usage: MemoryUsage) -> Result<Self, HalError> {
+        if bytes == 0 {
+            return Err(HalError::Usage("allocate: 0 bytes requested; at least 1 is allowed".to_owned()));
+        }
+        let size = bytes.next_multiple_of(4);
+        let refusal = |detail: String| HalError::OutOfMemory { requested: bytes, detail };
+        if size > shared.max_allocation {
+            return Err(refusal(format!("one allocation may have {} bytes", shared.max_allocation)));
+        }
+        let device = &shared.device;
+        let info = vk::BufferCreateInfo::default()
+            .size(size)
+            .usage(
+                vk::BufferUsageFlags::STORAGE_BUFFER
+                    | vk::BufferUsageFlags::TRANSFER_SRC
+                    | vk::BufferUsageFlags::TRANSFER_DST,
+            )
+            .sharing_mode(vk::SharingMode::EXCLUSIVE);
+        // SAFETY: the device is alive.
+        let buffer =
+            unsafe { device.create_buffer(&info, None) }.map_err(|e| shared.memory_error(bytes, e))?;
+        // SAFETY: the buffer was just made.
+        let needs = unsafe { device.get_buffer_memory_requirements(buffer) };
+        let attempt = (|| {
+            let kind = shared
+                .memory_type(needs.memory_type_bits, usage)
+                .ok_or_else(|| refusal(format!("no memory type serves {usage:?}")))?;
+            let info =
+                vk::MemoryAllocateInfo::default().allocation_size(needs.size).memory_type_index(kind.index);
+            // SAFETY: the type is one of the device's, the size what the buffer needs.
+            let memory =
+                unsafe { device.allocate_memory(&info, None) }.map_err(|e| shared.memory_error(bytes, e))?;
+            let bound = Self::bind(shared, buffer, memory, size, kind.flags);
+            if bound.is_err() {
+                // SAFETY: bound to a buffer that is destroyed below, used by nobody.
+                unsafe { device.free_memory(memory, None) };
+            }
+            Ok((memory, bound?))
+        })();
+        match attempt {
+            Ok((memory, place)) => {
+                Ok(Self { shared: Arc::clone(shared), buffer, memory, size: bytes, place })
+            }
+            Err(error) => {
+                // SAFETY: nobody has seen the buffer.
+                unsafe { device.destroy_buffer(buffer, None) };
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    fn bind(
+        shared: &Shared,
+        buffer: vk::Buffer,
+        memory: vk::DeviceMemory,
+        size: u64,
+        flags: vk::MemoryPropertyFlags,
+    ) -> Result<Place, HalError> {
+        let device = &shared.device;
+        // SAFETY: both are fresh and fit each other.
+        unsafe { device.bind_buffer_memory(buffer, memory, 0) }.map_err(|e| shared.memory_error(size, e))?;
+        if !flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE) {
+            return reserve(size);
+        }
+        // SAFETY: the memory is host-visible and not mapped yet.
+        let start = unsafe { device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) };
+        let start = start.map_err(|error| shared.memory_error(size, error))?;
+        let start = NonNull::new(start.cast())
+            .ok_or_else(|| shared.error("vkMapMemory", vk::Result::ERROR_UNKNOWN))?;
+        Ok(Place::Mapped { start, coherent: flags.contains(vk::MemoryPropertyFlags::HOST_COHERENT) })
+    }
+
+    /// Runs `call` on the whole mapping where the driver does not keep it coherent by itself. Whole: the ends of a
+    /// smaller range would have to be rounded to the device's atoms.
+    fn synchronise(
+        &self,
+        name: &str,
+        call: impl FnOnce(&ash::Device, &[vk::MappedMemoryRange<'_>]) -> ash::prelude::VkResult<()>,
+    ) -> Result<(), HalError> {
+        if !matches!(self.place, Place::Mapped { coherent: false, .. }) {
+            return Ok(());
+        }
+        let range = vk::MappedMemoryRange::default().memory(self.memory).offset(0).size(vk::WHOLE_SIZE);
+        call(&self.shared.device, &[range]).map_err(|error| self.shared.error(name, error))
+    }
+}
+
+/// Takes address space and no memory.
+fn reserve(size: u64) -> Result<Place, HalError> {
+    let bytes =
+        usize::try_from(size).map_err(|_| HalError::Usage(format!("{size} bytes have no address")))?;
+    // SAFETY: a fresh private mapping at an address of the kernel's choice touches no existing memory.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    match NonNull::new(start.cast::<u8>()) {
+        Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Place::Reserved { start, bytes }),
+        _ => Err(HalError::OutOfMemory { requested: size, detail: "no address space for it".to_owned() }),
+    }
+}
+
+impl Drop for VulkanMemory {
+    fn drop(&mut self) {
+        // SAFETY: the runtime lets go of a memory only when every submission that names it is complete.
+        unsafe {
+            self.shared.device.destroy_buffer(self.buffer, None);
+            // Unmaps too.
+            self.shared.device.free_memory(self.memory, None);
+        }
+        if let Place::Reserved { start, bytes } = self.place {
+            // SAFETY: these pages were reserved by this value and handed to nobody.
+            unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
+        }
+    }
+}
+
+impl Memory for VulkanMemory {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn address(&self) -> usize {
+        match self.place {
+            Place::Mapped { start, .. } | Place::Reserved { start, .. } => start.addr().get(),
+        }
+    }
+
+    fn host_ptr(&self) -> Option<NonNull<u8>> {
+        match self.place {
+            Place::Mapped { start, .. } => Some(start),
+            Place::Reserved { .. } => None,
+        }
+    }
+
+    fn begin_host_access(&self, range: ByteRange, _write: bool) -> Result<(), HalError> {
+        check_range(range, self.size, "begin_host_access")?;
+        // SAFETY: the range is of mapped memory of this device.
+        self.synchronise("vkInvalidateMappedMemoryRanges", |device, ranges| unsafe {
+            device.invalidate_mapped_memory_ranges(ranges)
+        })
+    }
+
+    fn end_host_access(&self, range: ByteRange, write: bool) -> Result<(), HalError> {
+        check_range(range, self.size, "end_host_access")?;
+        if !write {
+            return Ok(());
+        }
+        // SAFETY: the range is of mapped memory of this device.
+        self.synchronise("vkFlushMappedMemoryRanges", |device, ranges| unsafe {
+            device.flush_mapped_memory_ranges(ranges)
+        })
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}

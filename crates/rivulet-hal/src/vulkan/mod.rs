@@ -1,0 +1,44 @@
+//! GPUs through Vulkan 1.2 or newer.
+//!
+//! What is asked of a device beyond version 1.2: timeline semaphores, and `VK_KHR_push_descriptor`, with which a
+//! dispatch binds its operands without an object made for them.
+//! Nothing is loaded before [`adapters`] or [`open`] is called, and a machine without Vulkan simply has no adapters.
+//!
+//! # Threads
+//!
+//! Recording takes no lock beyond one exchange of a command pool at its start and end: every recorder owns its pool.
+//! Submissions to one queue must not overlap, which the caller sees to; the queue's list of unfinished work is behind
+//! a lock of its own. Waits hold no lock.
+//!
+//! # Memory
+//!
+//! Where the CPU and the device share cached memory ([`AdapterInfo::unified_memory`](crate::AdapterInfo)), everything
+//! is mapped for life. Elsewhere [`MemoryUsage::Device`](crate::MemoryUsage) is out of the CPU's sight: such memory
+//! has an address of reserved pages, which no access can reach, and the bytes are copied through
+//! [`MemoryUsage::Upload`](crate::MemoryUsage) and [`MemoryUsage::Readback`](crate::MemoryUsage).
+
+mod adapter;
+mod command;
+mod device;
+mod instance;
+mod memory;
+mod pipeline;
+mod queue;
+mod timeline;
+
+pub use adapter::{adapters, open};
+
+/// How an adapter is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Loads Khronos' validation layer, with synchronization validation. An error where it is not installed.
+    pub validation: bool,
+    /// Hardware queues to use instead of the number chosen for the adapter; at most what its family has.
+    pub queues: Option<usize>,
+}
+
+/// Messages of the validation layer since the process began, oldest first; the first hundred. For tests, which fail
+/// where there is any.
+pub fn validation_messages() -> Vec<String> {
+    instance::messages()
+}
