@@ -73,8 +73,11 @@ fn api() -> Option<&'static Api> {
 
 /// Set by Python's atexit; see [`shutdown`].
 static EXITING: AtomicBool = AtomicBool::new(false);
+/// Threads that have come to stay.
+static STAYING: AtomicUsize = AtomicUsize::new(0);
 /// Threads between the end of a wait and holding the GIL again.
 static RETURNING: AtomicUsize = AtomicUsize::new(0);
+
 /// Note: threads that outlive the interpreter
 ///
 /// Once Python finalises, a thread that asks for the GIL is ended by `pthread_exit`, which unwinds through frames
@@ -95,26 +98,37 @@ fn stay() {
     }
     // The interpreter needs its lock to finish.
     let _never_retaken = release_gil();
+    STAYING.fetch_add(1, Ordering::Relaxed);
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
 }
 
-/// How long a thread that has just ended an op gets to come back to the interpreter and start its next one, where
-/// it stays.
-const GRACE: Duration = Duration::from_millis(20);
+/// Looks in a row that must find everything calm before the interpreter goes on to its end, and the time between two.
+const CALM_LOOKS: u32 = 4;
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A sleep that ends later than this, or a GIL that takes longer to get, says that others still run.
+const PROMPT: Duration = Duration::from_millis(2);
+/// The interpreter goes on after this in any case.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Called once by Python's atexit on the main thread, GIL held: keeps other threads from coming back to an
-/// interpreter that is going away. Waits for at most a second, without the GIL.
+/// interpreter that is going away. A thread that is outside an op at this moment needs the GIL and some time of a core
+/// to come to its next op, where it stays; so this waits, the GIL given up, until nobody wants either.
 pub(crate) fn shutdown() {
     EXITING.store(true, Ordering::SeqCst);
-    let without_gil = release_gil();
     let start = Instant::now();
-    std::thread::sleep(GRACE);
-    while start.elapsed() < Duration::from_secs(1) && RETURNING.load(Ordering::SeqCst) != 0 {
-        std::thread::sleep(Duration::from_millis(1));
+    let mut calm = 0;
+    while calm < CALM_LOOKS && start.elapsed() < PATIENCE {
+        let staying = STAYING.load(Ordering::Relaxed);
+        let without_gil = release_gil();
+        let before = Instant::now();
+        std::thread::sleep(LOOK_EVERY);
+        retake_gil(without_gil);
+        let prompt = before.elapsed() < LOOK_EVERY + PROMPT;
+        let nobody_came = staying == STAYING.load(Ordering::Relaxed) && RETURNING.load(Ordering::SeqCst) == 0;
+        calm = if prompt && nobody_came { calm + 1 } else { 0 };
     }
-    retake_gil(without_gil);
 }
 
 /// Lets go of the GIL where this thread holds it; the saved thread state, or 0.

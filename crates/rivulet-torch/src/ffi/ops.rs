@@ -125,6 +125,8 @@ unsafe extern "C" fn rivulet_host_end(scope: *mut HostScope) {
     enter_or((), || {
         // SAFETY: by contract it holds an access, which is moved out once.
         drop(unsafe { scope.cast::<HostAccess<'static>>().read() });
+        // Also here: a long kernel may end when the interpreter is gone.
+        python::stay_if_exiting();
     });
 }
 
