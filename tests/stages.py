@@ -337,7 +337,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run test", description="Run the tests.")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--fast", action="store_true", help="under five minutes: no loom, no second PyTorch, no slow tests")
-    size.add_argument("--full", action="store_true", help="the tests marked slow too: many rounds, the wheel; about an hour more")
+    size.add_argument("--full", action="store_true", help="the tests marked slow too: many rounds, the wheel; ten to fifteen minutes more")
     parser.add_argument("-k", dest="keyword", metavar="EXPR", help="only the Python tests that match, as in pytest -k")
     parser.add_argument("--opinfo-all", action="store_true", help="the whole OpInfo sweep (ten minutes on two idle cores) and nothing else")
     parser.add_argument("--called-from", type=Path, default=Path.cwd(), help=argparse.SUPPRESS)
