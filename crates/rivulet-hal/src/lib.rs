@@ -340,8 +340,8 @@ pub trait Device: Send + Sync + std::fmt::Debug {
 /// Adapters that can be opened on this machine: the host's, then those of Vulkan, best first. Loads Vulkan's drivers
 /// where there are any, but opens no device.
 pub fn adapters() -> Vec<AdapterInfo> {
-    let mut adapters = vec![host::info()];
+    let host = std::iter::once(host::info());
     #[cfg(not(loom))]
-    adapters.extend(vulkan::adapters());
-    adapters
+    let host = host.chain(vulkan::adapters());
+    host.collect()
 }

@@ -18,7 +18,7 @@ use std::sync as raw;
 /// lock keeps its value consistent at every step that can panic.
 #[derive(Debug)]
 pub struct Mutex<T> {
-    #[cfg(any(debug_assertions, feature = "lock-counts"))]
+    #[cfg(any(debug_assertions, all(feature = "lock-counts", not(loom))))]
     rank: Rank,
     inner: raw::Mutex<T>,
 }
@@ -26,10 +26,10 @@ pub struct Mutex<T> {
 impl<T> Mutex<T> {
     /// Makes an unlocked mutex. `const`, except under loom.
     #[cfg(not(loom))]
-    #[cfg_attr(not(any(debug_assertions, feature = "lock-counts")), allow(unused_variables))]
+    #[cfg_attr(not(any(debug_assertions, all(feature = "lock-counts", not(loom)))), allow(unused_variables))]
     pub const fn new(rank: Rank, value: T) -> Self {
         Self {
-            #[cfg(any(debug_assertions, feature = "lock-counts"))]
+            #[cfg(any(debug_assertions, all(feature = "lock-counts", not(loom))))]
             rank,
             inner: raw::Mutex::new(value),
         }
@@ -37,10 +37,10 @@ impl<T> Mutex<T> {
 
     /// Makes an unlocked mutex.
     #[cfg(loom)]
-    #[cfg_attr(not(any(debug_assertions, feature = "lock-counts")), allow(unused_variables))]
+    #[cfg_attr(not(any(debug_assertions, all(feature = "lock-counts", not(loom)))), allow(unused_variables))]
     pub fn new(rank: Rank, value: T) -> Self {
         Self {
-            #[cfg(any(debug_assertions, feature = "lock-counts"))]
+            #[cfg(any(debug_assertions, all(feature = "lock-counts", not(loom))))]
             rank,
             inner: raw::Mutex::new(value),
         }

@@ -1,6 +1,7 @@
 use super::Options;
 use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
+use super::shared::{Limits, UNIFIED};
 use crate::sync::Arc;
 use crate::{AdapterInfo, Backend, Device, HalError};
 use ash::{khr, vk};
@@ -17,20 +18,6 @@ pub(super) struct Found {
     pub(super) family_queues: usize,
     pub(super) limits: Limits,
     kind: vk::PhysicalDeviceType,
-}
-
-/// What is asked for often.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Nanoseconds of a tick of the device's clock; 0 where it has none.
-    pub(super) timestamp_period: f32,
-    pub(super) push_constants: u32,
-    pub(super) storage_alignment: u64,
-    pub(super) groups: [u32; 3],
-    pub(super) float16: bool,
-    pub(super) int16: bool,
-    pub(super) int64: bool,
-    pub(super) storage16: bool,
 }
 
 /// Vulkan adapters of this machine, best first: discrete, integrated, virtual, software. Empty where there is no
@@ -127,10 +114,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
         .map(|heap| heap.size)
         .max()?;
     let unified = properties.device_type != vk::PhysicalDeviceType::DISCRETE_GPU
-        && memory
-            .memory_types_as_slice()
-            .iter()
-            .any(|kind| kind.property_flags.contains(super::memory::UNIFIED));
+        && memory.memory_types_as_slice().iter().any(|kind| kind.property_flags.contains(UNIFIED));
     let dedicated = !families[family as usize].queue_flags.contains(vk::QueueFlags::GRAPHICS);
     let text = |words: Option<&std::ffi::CStr>| words.map(|words| words.to_string_lossy().into_owned());
     let name = text(properties.device_name_as_c_str().ok()).unwrap_or_default();

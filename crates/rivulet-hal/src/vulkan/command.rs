@@ -1,6 +1,7 @@
-use super::device::Shared;
 use super::memory::VulkanMemory;
 use super::pipeline::VulkanPipeline;
+use super::shared::Shared;
+use super::slot::Slot;
 use crate::cpu::check_range;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -11,48 +12,6 @@ use ash::vk;
 const TIMESTAMPS: u32 = 64;
 /// Operands of a dispatch that are bound without allocating.
 const INLINE: usize = 8;
-
-/// A command pool with its one buffer, and a query pool once one was needed. Used by one thread at a time and reset as
-/// a whole, which is cheaper than resetting buffers of a shared pool.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pool: vk::CommandPool,
-    pub(super) buffer: vk::CommandBuffer,
-    queries: vk::QueryPool,
-}
-
-impl Slot {
-    fn new(shared: &Shared) -> Result<Self, HalError> {
-        let device = &shared.device;
-        let info = vk::CommandPoolCreateInfo::default()
-            .flags(vk::CommandPoolCreateFlags::TRANSIENT)
-            .queue_family_index(shared.family);
-        // SAFETY: the family is the one that the device was made with.
-        let pool = unsafe { device.create_command_pool(&info, None) };
-        let pool = pool.map_err(|error| shared.error("vkCreateCommandPool", error))?;
-        let info = vk::CommandBufferAllocateInfo::default()
-            .command_pool(pool)
-            .level(vk::CommandBufferLevel::PRIMARY)
-            .command_buffer_count(1);
-        // SAFETY: the pool was just made.
-        match unsafe { device.allocate_command_buffers(&info) } {
-            Ok(buffers) => Ok(Self { pool, buffer: buffers[0], queries: vk::QueryPool::null() }),
-            Err(error) => {
-                // SAFETY: nobody has seen the pool.
-                unsafe { device.destroy_command_pool(pool, None) };
-                Err(shared.error("vkAllocateCommandBuffers", error))
-            }
-        }
-    }
-
-    pub(super) fn destroy(&self, shared: &Shared) {
-        // SAFETY: called with slots that no unfinished submission uses.
-        unsafe {
-            shared.device.destroy_query_pool(self.queries, None);
-            shared.device.destroy_command_pool(self.pool, None);
-        }
-    }
-}
 
 /// Commands being recorded.
 #[derive(Debug)]
@@ -72,7 +31,7 @@ impl VulkanRecorder {
         let device = &shared.device;
         let slot = match shared.slots.lock().pop() {
             Some(slot) => slot,
-            None => Slot::new(shared)?,
+            None => Slot::new(device, shared.family).map_err(|e| shared.error("making a command pool", e))?,
         };
         let mut recorder = Self {
             shared: Arc::clone(shared),

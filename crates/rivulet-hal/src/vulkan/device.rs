@@ -1,10 +1,11 @@
-use super::adapter::{Found, Limits};
-use super::command::{Slot, VulkanRecorder};
-use super::instance::Connection;
-use super::memory::{UNIFIED, VulkanMemory};
+use super::adapter::Found;
+use super::command::VulkanRecorder;
+use super::memory::VulkanMemory;
 use super::pipeline::VulkanPipeline;
 use super::queue::VulkanQueue;
-use super::timeline::{SpinTime, VulkanTimeline};
+use super::shared::Shared;
+use super::spin::SpinTime;
+use super::timeline::VulkanTimeline;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::{
     AdapterInfo, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc, QueueIndex, Recorder,
@@ -12,111 +13,6 @@ use crate::{
 };
 use ash::{khr, vk};
 use std::sync::OnceLock;
-
-/// What every object of a device needs. The driver's device goes when the last of them does.
-pub(super) struct Shared {
-    pub(super) device: ash::Device,
-    pub(super) push_descriptor: khr::push_descriptor::Device,
-    pub(super) cache: vk::PipelineCache,
-    pub(super) family: u32,
-    pub(super) limits: Limits,
-    pub(super) max_allocation: u64,
-    pub(super) max_binding: u64,
-    pub(super) spin: SpinTime,
-    /// Idle command pools.
-    pub(super) slots: Mutex<Vec<Slot>>,
-    memory: vk::PhysicalDeviceMemoryProperties,
-    unified: bool,
-    /// Why the device is lost, once it is.
-    lost: OnceLock<String>,
-    _connection: Arc<Connection>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("limits", &self.limits)
-            .field("lost", &self.lost.get())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let slots = std::mem::take(&mut *self.slots.lock());
-        slots.iter().for_each(|slot| slot.destroy(self));
-        // SAFETY: every object of the device held a reference to this value, so all are gone.
-        unsafe {
-            self.device.destroy_pipeline_cache(self.cache, None);
-            self.device.destroy_device(None);
-        }
-    }
-}
-
-/// A memory type and what it can do.
-pub(super) struct MemoryType {
-    pub(super) index: u32,
-    pub(super) flags: vk::MemoryPropertyFlags,
-}
-
-impl Shared {
-    /// The error of a lost device once it is lost.
-    pub(super) fn check(&self) -> Result<(), HalError> {
-        match self.lost.get() {
-            Some(reason) => Err(HalError::DeviceLost { reason: reason.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// What an error of the driver means. A lost device is remembered.
-    pub(super) fn error(&self, call: &str, error: vk::Result) -> HalError {
-        match error {
-            vk::Result::ERROR_DEVICE_LOST => {
-                let reason = self.lost.get_or_init(|| format!("{call}: {error}"));
-                HalError::DeviceLost { reason: reason.clone() }
-            }
-            vk::Result::ERROR_OUT_OF_HOST_MEMORY | vk::Result::ERROR_OUT_OF_DEVICE_MEMORY => {
-                HalError::OutOfMemory { requested: 0, detail: format!("{call}: {error}") }
-            }
-            _ => HalError::Usage(format!("{call}: {error}")),
-        }
-    }
-
-    /// As [`Shared::error`], for an allocation: every refusal but a lost device is a lack of memory.
-    pub(super) fn memory_error(&self, requested: u64, error: vk::Result) -> HalError {
-        match self.error("allocating", error) {
-            HalError::DeviceLost { reason } => HalError::DeviceLost { reason },
-            _ => HalError::OutOfMemory { requested, detail: format!("the driver says {error}") },
-        }
-    }
-
-    /// The best of the allowed memory types.
-    pub(super) fn memory_type(&self, allowed: u32, usage: MemoryUsage) -> Option<MemoryType> {
-        use vk::MemoryPropertyFlags as Flags;
-        let visible = Flags::HOST_VISIBLE | Flags::HOST_COHERENT;
-        let wishes: &[Flags] = match usage {
-            MemoryUsage::Device if self.unified => &[UNIFIED, Flags::DEVICE_LOCAL | Flags::HOST_VISIBLE],
-            MemoryUsage::Device => &[Flags::DEVICE_LOCAL],
-            MemoryUsage::Upload => &[visible],
-            MemoryUsage::Readback => {
-                &[visible | Flags::HOST_CACHED, Flags::HOST_VISIBLE | Flags::HOST_CACHED, visible]
-            }
-        };
-        wishes.iter().find_map(|&wish| {
-            let fits = |(index, kind): &(usize, &vk::MemoryType)| {
-                allowed & (1 << index) != 0
-                    && kind.property_flags.contains(wish)
-                    // Memory of AMD's and protected types is not for ordinary use.
-                    && !kind.property_flags.intersects(Flags::PROTECTED | Flags::DEVICE_COHERENT_AMD)
-                    // A discrete card's own memory is left for what only the device touches.
-                    && (usage == MemoryUsage::Device || self.unified || !kind.property_flags.contains(Flags::DEVICE_LOCAL))
-            };
-            let types = self.memory.memory_types_as_slice();
-            let (index, kind) = types.iter().enumerate().find(fits)?;
-            Some(MemoryType { index: index as u32, flags: kind.property_flags })
-        })
-    }
-}
 
 /// An opened adapter.
 #[derive(Debug)]

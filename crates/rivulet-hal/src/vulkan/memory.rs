@@ -1,17 +1,9 @@
-use super::device::Shared;
+use super::shared::Shared;
 use crate::cpu::check_range;
 use crate::sync::Arc;
 use crate::{ByteRange, HalError, Memory, MemoryUsage};
 use ash::vk;
 use std::ptr::NonNull;
-
-/// Memory that the CPU reads as fast as its own, and the device too.
-pub(super) const UNIFIED: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::from_raw(
-    vk::MemoryPropertyFlags::DEVICE_LOCAL.as_raw()
-        | vk::MemoryPropertyFlags::HOST_VISIBLE.as_raw()
-        | vk::MemoryPropertyFlags::HOST_COHERENT.as_raw()
-        | vk::MemoryPropertyFlags::HOST_CACHED.as_raw(),
-);
 
 /// One allocation of the driver with one buffer over all of it.
 #[derive(Debug)]

@@ -24,6 +24,9 @@ mod instance;
 mod memory;
 mod pipeline;
 mod queue;
+mod shared;
+mod slot;
+mod spin;
 mod timeline;
 
 pub use adapter::{adapters, open};

@@ -1,4 +1,4 @@
-use super::device::Shared;
+use super::shared::Shared;
 use crate::sync::Arc;
 use crate::{HalError, Pipeline, PipelineDesc, PipelineSource};
 use ash::vk;

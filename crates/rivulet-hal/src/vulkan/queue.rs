@@ -1,5 +1,5 @@
 use super::command::VulkanCommands;
-use super::device::Shared;
+use super::shared::Shared;
 use super::timeline::VulkanTimeline;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::{CommandBuffer, HalError, Submission, SubmitFailure, TimelinePoint};
