@@ -40,6 +40,7 @@ pub mod event;
 pub mod hazard;
 pub mod ids;
 pub mod memory;
+pub mod pipelines;
 pub mod pool;
 pub mod report;
 pub mod rng;

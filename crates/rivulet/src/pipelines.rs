@@ -1,0 +1,259 @@
+//! Compiled kernels by key: each is compiled once, however many threads ask for it at the same time.
+//!
+//! Who asks first compiles, on its own thread and without any lock; others that need the same kernel wait for it, and
+//! nobody else does. A kernel that is there is found without a lock.
+//!
+//! The table only grows: a program uses a few hundred kernels, and forgetting one would mean compiling it again.
+
+use crate::blocking;
+use crate::error::Result;
+use rivulet_hal::sync::Arc;
+use rivulet_hal::sync::atomic::{AtomicU32, Ordering};
+use rivulet_hal::sync::parking;
+use rivulet_hal::{HalError, Pipeline};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::OnceLock;
+
+/// Places of the first table; each further one has twice as many.
+const FIRST: usize = 512;
+/// Places looked at in a table before the next one is.
+const PROBES: usize = 16;
+
+/// Nobody is compiling.
+const IDLE: u32 = 0;
+/// Somebody is.
+const COMPILING: u32 = 1;
+
+/// Kernels of one device. Shared by all threads.
+#[derive(Debug)]
+pub struct Pipelines<K> {
+    hasher: RandomState,
+    first: Table<K>,
+}
+
+#[derive(Debug)]
+struct Table<K> {
+    places: Box<[OnceLock<Place<K>>]>,
+    next: OnceLock<Box<Table<K>>>,
+}
+
+#[derive(Debug)]
+struct Place<K> {
+    key: K,
+    state: AtomicU32,
+    /// Set once: the kernel, or why the compiler will never take it.
+    outcome: OnceLock<std::result::Result<Arc<dyn Pipeline>, HalError>>,
+}
+
+impl<K: Eq + Hash + Clone> Default for Pipelines<K> {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), first: Table::new(FIRST) }
+    }
+}
+
+impl<K: Eq + Clone> Table<K> {
+    fn new(places: usize) -> Self {
+        Self { places: (0..places).map(|_| OnceLock::new()).collect(), next: OnceLock::new() }
+    }
+
+    /// The place of a key, taken for it where it has none yet.
+    fn place(&self, hash: usize, key: &K) -> Option<&Place<K>> {
+        (0..PROBES).find_map(|probe| {
+            // Two threads that come at once for different keys both get here: one of them goes on to the next place.
+            let place = self.places[hash.wrapping_add(probe) % self.places.len()].get_or_init(|| Place {
+                key: key.clone(),
+                state: AtomicU32::new(IDLE),
+                outcome: OnceLock::new(),
+            });
+            (place.key == *key).then_some(place)
+        })
+    }
+}
+
+impl<K: Eq + Hash + Clone> Pipelines<K> {
+    /// The kernel of this key; `compile` makes it where nobody has. Any thread; waits, without the interpreter's lock,
+    /// only for a thread that is compiling this very kernel.
+    ///
+    /// # Errors
+    /// What `compile` said. A [`HalError::Compile`] is kept, since the same text would fail again; after any other
+    /// error the next caller tries anew. [`crate::Error::Interrupted`] where a signal ended the wait.
+    pub fn get(
+        &self,
+        key: &K,
+        compile: impl FnOnce() -> std::result::Result<Arc<dyn Pipeline>, HalError>,
+    ) -> Result<std::result::Result<Arc<dyn Pipeline>, HalError>> {
+        let place = self.place(key);
+        loop {
+            if let Some(outcome) = place.outcome.get() {
+                return Ok(outcome.clone());
+            }
+            let mine = place.state.compare_exchange(IDLE, COMPILING, Ordering::Acquire, Ordering::Relaxed);
+            if mine.is_ok() {
+                let turn = Turn(place);
+                // Somebody may have finished between the look and the exchange.
+                let outcome = match place.outcome.get() {
+                    Some(outcome) => outcome.clone(),
+                    None => compile(),
+                };
+                if matches!(outcome, Ok(_) | Err(HalError::Compile { .. })) {
+                    let _ = place.outcome.set(outcome.clone());
+                }
+                drop(turn);
+                return Ok(outcome);
+            }
+            let busy = || place.outcome.get().is_none() && place.state.load(Ordering::Acquire) == COMPILING;
+            blocking::wait_loop(|longest| {
+                parking::park(place.address(), busy, Some(longest));
+                !busy()
+            })?;
+        }
+    }
+
+    /// Kernels that are compiled.
+    pub fn len(&self) -> usize {
+        let mut count = 0;
+        let mut table = Some(&self.first);
+        while let Some(now) = table {
+            let ready = |place: &&Place<K>| matches!(place.outcome.get(), Some(Ok(_)));
+            count += now.places.iter().filter_map(OnceLock::get).filter(ready).count();
+            table = now.next.get().map(Box::as_ref);
+        }
+        count
+    }
+
+    /// True where nothing was compiled yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn place(&self, key: &K) -> &Place<K> {
+        let hash = self.hasher.hash_one(key) as usize;
+        let mut table = &self.first;
+        loop {
+            if let Some(place) = table.place(hash, key) {
+                return place;
+            }
+            table = table.next.get_or_init(|| Box::new(Table::new(table.places.len() * 2)));
+        }
+    }
+}
+
+impl<K> Place<K> {
+    fn address(&self) -> usize {
+        (&raw const self.state).addr()
+    }
+}
+
+/// The turn to compile; given up also where the compiler panics, so that nobody waits for ever.
+struct Turn<'p, K>(&'p Place<K>);
+
+impl<K> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        self.0.state.store(IDLE, Ordering::Release);
+        parking::unpark_all(self.0.address());
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use rivulet_hal::sync::atomic::AtomicUsize;
+    use rivulet_hal::{PipelineDesc, PipelineSource, host};
+    use std::sync::Barrier;
+    use std::time::Duration;
+
+    fn kernel(label: &str) -> std::result::Result<Arc<dyn Pipeline>, HalError> {
+        host::open().pipeline(&PipelineDesc {
+            label: label.to_owned(),
+            source: PipelineSource::Host(|_, _, _| ()),
+            bindings: 0,
+            param_bytes: 0,
+            workgroup: [1; 3],
+        })
+    }
+
+    #[test]
+    fn threads_that_need_one_kernel_compile_it_once() {
+        let (pipelines, compiled) = (Pipelines::default(), AtomicUsize::new(0));
+        let start = Barrier::new(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    start.wait();
+                    let got = pipelines.get(&7, || {
+                        compiled.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(20));
+                        kernel("seven")
+                    });
+                    assert_eq!(got.unwrap().unwrap().label(), "seven");
+                });
+            }
+        });
+        assert_eq!((compiled.load(Ordering::SeqCst), pipelines.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_slow_kernel_holds_nobody_up_who_needs_another() {
+        let pipelines = Pipelines::default();
+        let (begun, other_done) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let slow = pipelines.get(&1, || {
+                    begun.wait();
+                    other_done.wait();
+                    kernel("slow")
+                });
+                assert!(slow.unwrap().is_ok());
+            });
+            begun.wait();
+            // While the first is being compiled, a thousand others are, and found again.
+            for key in 2..1002 {
+                assert_eq!(
+                    pipelines.get(&key, || kernel(&key.to_string())).unwrap().unwrap().label(),
+                    key.to_string()
+                );
+                let again = pipelines.get(&key, || panic!("compiled twice")).unwrap();
+                assert_eq!(again.unwrap().label(), key.to_string());
+            }
+            other_done.wait();
+        });
+        assert_eq!(pipelines.len(), 1001);
+    }
+
+    #[test]
+    fn what_will_never_compile_is_not_tried_again_and_what_may_is() {
+        let pipelines = Pipelines::default();
+        let hopeless = HalError::Compile { label: "add".to_owned(), reason: "no such type".to_owned() };
+        for _ in 0..2 {
+            let error = pipelines.get(&"add", || Err(hopeless.clone())).unwrap().unwrap_err();
+            assert_eq!(error, hopeless);
+        }
+        assert!(pipelines.get(&"add", || panic!("tried again")).unwrap().is_err());
+        let short = HalError::OutOfMemory { requested: 1, detail: "full".to_owned() };
+        assert_eq!(pipelines.get(&"mul", || Err(short.clone())).unwrap().unwrap_err(), short);
+        assert!(pipelines.get(&"mul", || kernel("mul")).unwrap().is_ok());
+        assert!(!pipelines.is_empty());
+    }
+
+    #[test]
+    fn a_panic_of_the_compiler_leaves_the_kernel_to_the_next_thread() {
+        let pipelines = Pipelines::default();
+        let inside = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                let _ = pipelines.get(&1, || {
+                    inside.wait();
+                    std::thread::sleep(Duration::from_millis(20));
+                    panic!("the compiler fell over")
+                });
+            });
+            inside.wait();
+            assert!(
+                pipelines.get(&1, || kernel("one")).unwrap().is_ok(),
+                "waited for the first, then compiled"
+            );
+            assert!(first.join().is_err());
+        });
+    }
+}
