@@ -19,6 +19,7 @@ UNSAFE_ALLOWED = (
     "crates/rivulet-torch/src/ffi",
     "crates/rivulet-torch/src/python.rs",
     "crates/rivulet/tests/common/",
+    "crates/rivulet-kernels/tests/gpu/",
 )
 # Registration happens at run time, after looking at what is there: a static initialiser runs while the library loads,
 # where an error can only end the process. And a library neither prints nor exits.

@@ -42,9 +42,7 @@ fn bad_settings_and_lines_fail_with_words() {
     let output = rivulet(&["report"], &[("RIVULET_ADAPTER", "sim")]);
     let shown = text(&output.stderr);
     assert!(
-        output.status.code() == Some(1)
-            && shown.contains("RIVULET_ADAPTER")
-            && shown.contains("auto and host")
+        output.status.code() == Some(1) && shown.contains("RIVULET_ADAPTER") && shown.contains("auto, host")
     );
     let output = rivulet(&["dance"], &[]);
     assert!(output.status.code() == Some(2) && text(&output.stderr).contains("dance"));

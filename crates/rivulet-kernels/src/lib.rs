@@ -1,1 +1,68 @@
-//! Kernel keys and parameter layouts shared by the runtime and the drivers.
+//! The kernels of Rivulet: WGSL texts, the typed keys that choose among their variants, the parameters of a dispatch,
+//! and the way to a driver.
+//!
+//! # From WGSL to a driver
+//!
+//! 1. A [`Kernel`] is a value: family, op, element types, layout. It is the key of every pipeline cache.
+//! 2. [`Kernel::wgsl`] puts the text together. WGSL has no generics and no includes, so there are two small tools: a
+//!    *template* replaces markers (`$C` is the type computed in, `$NAME` an operand), and a *linker* appends the
+//!    functions of `wgsl/lib` that the text names. `wgsl/kernel` holds entry points, `wgsl/operand` loads and stores,
+//!    `wgsl/params` the parameters.
+//! 3. [`translate`] checks it with naga and writes SPIR-V or MSL. SPIR-V gets `NoContraction` on every float operation:
+//!    rounding is where the text says, and fusing is asked for by `fma`.
+//! 4. The driver compiles it: entry point and label from here, [`Kernel::bindings`] storage buffers,
+//!    [`Kernel::param_bytes`] of push constants, [`Kernel::workgroup`] invocations, where the device has what
+//!    [`Kernel::requires`] names.
+//! 5. A dispatch passes a struct of [`params`] as bytes and the groups that the key's `groups` gives.
+//!
+//! # Elements and words
+//!
+//! WGSL's smallest element in a buffer is a 32-bit word. Narrower ones ([`DType::lanes`] to a word) are read by shift
+//! and mask. They are written a word at a time where the words belong to the output alone, and by atomic and-then-or
+//! where a neighbour's element may share the word. [`Layout`] and [`RowStore`] say which; their `choose` decides.
+//! float16 and bfloat16 are computed in float32 and rounded to nearest even, integers below 64 bits in 32 bits and
+//! wrapped, bool is 0 or 1. Buffers are bound from a multiple of 4 bytes, and to one.
+//!
+//! NaN and infinity are tested on bits, since a compiler may assume of float comparisons that neither occurs.
+//!
+//! # Families
+//!
+//! | family | bindings, in order | parameters |
+//! | --- | --- | --- |
+//! | [`Pointwise`]: [`Op`], casts, fills, ranges, random numbers | out, tensor inputs | [`params::PointwiseParams`], with strides [`params::StridedParams`] |
+//! | [`Row`]: softmax, log_softmax and their gradients, layer_norm, rms_norm | out, x, then what the op has ([`RowOp`]) | [`params::RowParams`] |
+//! | [`Reduce`]: sums, products, extremes and their places, any, all, norms, variance | values, indices (either or both), x | [`params::ReduceParams`] |
+//! | [`Scan`]: cumsum, cumprod, cummax, cummin | out, x | [`params::RowParams`] |
+//! | [`Matmul`]: in batches, bias, activation | out, a, b, bias | [`params::MatmulParams`] |
+//! | [`Gather`]: gather, index_select, embedding, index | out, index, source | [`params::StridedParams`], `indexed` |
+//! | [`Scatter`]: scatter, scatter_add, scatter_reduce, index_put | out, index, source | [`params::StridedParams`], `indexed` |
+//! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
+//!
+//! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
+//!
+//! # To add a pointwise op
+//!
+//! 1. A row in `src/kernel/ops.rs`: variant, label, number of inputs, whether the position matters, element types,
+//!    whether it yields a truth value.
+//! 2. Its function in `wgsl/lib`: `f_label` for floats, `i_label` with `$C` for integers. A new file is named in
+//!    `src/library.rs`.
+//! 3. A case in `tests/gpu`. That every variant translates is tested without further ado.
+#![forbid(unsafe_code)]
+
+mod dtype;
+mod features;
+mod kernel;
+mod library;
+pub mod params;
+mod shader;
+mod template;
+mod translate;
+
+pub use dtype::{DType, Native};
+pub use features::Features;
+pub use kernel::{
+    Attention, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm, Op, Pointwise, Reduce,
+    ReduceOp, ReduceOutput, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter,
+    ScatterOp, Tile,
+};
+pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

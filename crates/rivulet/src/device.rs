@@ -80,13 +80,14 @@ fn find_adapter(adapters: &[rivulet_hal::AdapterInfo], wanted: &str) -> Result<u
     let part = wanted.to_lowercase();
     let named = || adapters.iter().position(|adapter| adapter.name.to_lowercase().contains(&part));
     number.or_else(named).ok_or_else(|| {
-        let names: Vec<_> =
-            adapters.iter().enumerate().map(|(number, adapter)| format!("{number} ({})", adapter.name)).collect();
-        Error::NoAdapter(format!(
-            "RIVULET_ADAPTER={wanted:?} is not a valid setting: allowed are auto, host, and the adapters of this \
-             machine by number or name: {}",
-            names.join(", ")
-        ))
+        let names: Vec<_> = adapters
+            .iter()
+            .enumerate()
+            .map(|(number, adapter)| format!("{number} ({})", adapter.name))
+            .collect();
+        let names = names.join(", ");
+        let allowed = format!("auto, host, and the adapters of this machine by number or name: {names}");
+        Error::Setting(config::SettingError { variable: config::ADAPTER, value: wanted.to_owned(), allowed })
     })
 }
 
@@ -376,6 +377,18 @@ impl Device {
     /// Worker threads that are inside an op at this moment; an estimate for sharing out the CPU's cores.
     pub fn busy_threads(&self) -> usize {
         self.engine.table_if_made().map_or(0, |table| table.slots.busy())
+    }
+
+    /// Kernels compiled so far, by key.
+    #[cfg(not(loom))]
+    pub fn pipelines(&self) -> &crate::pipelines::Pipelines<rivulet_kernels::Kernel> {
+        &self.engine.pipelines
+    }
+
+    /// What an error of the driver means to the user; a lost device is remembered.
+    #[cfg(not(loom))]
+    pub(crate) fn failed(&self, op: &str, error: rivulet_hal::HalError) -> Error {
+        self.engine.failed(op, error)
     }
 
     // --- ops -----------------------------------------------------------------------------------------------

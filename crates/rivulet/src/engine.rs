@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) tracking: Tracking,
     pub(crate) flush_policy: FlushPolicy,
     pub(crate) allocator: Allocator,
+    #[cfg(not(loom))]
+    pub(crate) pipelines: crate::pipelines::Pipelines<rivulet_kernels::Kernel>,
     env: EnvBox,
     own: Weak<Engine>,
     table: OnceLock<Table>,
@@ -76,6 +78,8 @@ impl Engine {
             flush_policy,
             allocator: Allocator::new(Arc::clone(&hal)),
             hal,
+            #[cfg(not(loom))]
+            pipelines: crate::pipelines::Pipelines::default(),
             env: EnvBox(env),
             own: own.clone(),
             table: OnceLock::new(),

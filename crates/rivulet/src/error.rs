@@ -79,6 +79,14 @@ pub enum Error {
     /// The process is shutting down. Permanent.
     #[error("the mps device is shut down: the process is exiting")]
     ShutDown,
+    /// An operand that a native op cannot take. Nothing was recorded.
+    #[error("{op}: {reason}")]
+    BadOperand {
+        /// The op.
+        op: &'static str,
+        /// What is wrong and what is allowed.
+        reason: String,
+    },
     /// No stream has this number.
     #[error("invalid mps stream id {id}: ids run from 0 to {last}, and {id} was never made")]
     NoSuchStream {

@@ -40,6 +40,8 @@ pub mod event;
 pub mod hazard;
 pub mod ids;
 pub mod memory;
+#[cfg(not(loom))]
+pub mod ops;
 pub mod pipelines;
 pub mod pool;
 pub mod report;

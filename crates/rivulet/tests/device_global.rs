@@ -19,7 +19,7 @@ fn the_global_device_opens_once_and_after_a_bad_setting_was_mended() {
     assert!(Device::global_if_open().is_none());
     let text = Device::global().unwrap_err().to_string();
     assert!(
-        text.contains("RIVULET_ADAPTER") && text.contains("\"sim\"") && text.contains("auto and host"),
+        text.contains("RIVULET_ADAPTER") && text.contains("\"sim\"") && text.contains("auto, host"),
         "{text}"
     );
     env.set("RIVULET_ADAPTER", "host");

@@ -167,3 +167,17 @@ pub fn store_word(block: &Block, value: u32) {
     // SAFETY: as in `load_word`.
     unsafe { pointer(block).cast::<u32>().write_volatile(value) }
 }
+
+/// Bytes of a block from `start`. The caller holds an access to it.
+pub fn load(block: &Block, start: usize, bytes: usize) -> Vec<u8> {
+    assert!((start + bytes) as u64 <= block.size());
+    // SAFETY: inside the block, and the access keeps others from writing.
+    unsafe { std::slice::from_raw_parts(pointer(block).as_ptr().add(start), bytes) }.to_vec()
+}
+
+/// Writes bytes to the start of a block. The caller holds an access to it.
+pub fn store(block: &Block, bytes: &[u8]) {
+    assert!(bytes.len() as u64 <= block.size());
+    // SAFETY: inside the block, and the access keeps others away; the source is the caller's.
+    unsafe { std::ptr::copy(bytes.as_ptr(), pointer(block).as_ptr(), bytes.len()) };
+}

@@ -1,0 +1,41 @@
+//! What a kernel asks of a device.
+
+use crate::dtype::DType;
+use std::ops::BitOr;
+
+/// Optional abilities of a device, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Features(u32);
+
+impl Features {
+    /// Nothing beyond Vulkan 1.2 or Metal 3.
+    pub const NONE: Self = Self(0);
+    /// Arithmetic in 64-bit integers (`shaderInt64`).
+    pub const INT64: Self = Self(1);
+    /// 16-bit floats and integers in registers (`shaderFloat16` and `shaderInt16`); 16-bit storage is not needed.
+    pub const HALF: Self = Self(2);
+    /// Subgroup arithmetic in compute shaders.
+    pub const SUBGROUP: Self = Self(4);
+
+    /// True where every feature of `other` is in this set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// What operands of this element type need.
+    pub const fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::I64 => Self::INT64,
+            DType::F16 => Self::HALF,
+            _ => Self::NONE,
+        }
+    }
+}
+
+impl BitOr for Features {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}

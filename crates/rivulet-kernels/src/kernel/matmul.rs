@@ -1,0 +1,287 @@
+//! Matrix products: `out = activation(alpha a b + beta bias)`, in batches, with any strides.
+
+use super::ops::Op;
+use crate::dtype::{DType, Native};
+use crate::features::Features;
+use crate::params::MatmulParams;
+use crate::shader::{Access, Shader};
+use std::fmt::Write;
+
+/// How the output is cut up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tile {
+    /// 32 x 32 for a workgroup of 64.
+    Small,
+    /// 64 x 64 for a workgroup of 256.
+    Medium,
+    /// 128 x 128 for a workgroup of 256.
+    Large,
+    /// One row at a time for a workgroup of 256; the number of columns follows from how `b` lies.
+    Skinny1,
+    /// Four rows at a time.
+    Skinny4,
+    /// Eight rows at a time.
+    Skinny8,
+}
+
+/// Key of a matrix product. Bindings: out, a, b, and bias where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matmul {
+    /// Element type of both factors. Products are summed up in float32.
+    pub input: DType,
+    /// Element type of the output and the bias.
+    pub output: DType,
+    /// How the output is cut up.
+    pub tile: Tile,
+    /// True where the elements of `a` along k are neighbours (a row-major `a`); decides how loads are shared out.
+    pub a_along_k: bool,
+    /// True where the elements of `b` along k are neighbours (a transposed `b`: the weight of a linear layer).
+    pub b_along_k: bool,
+    /// True where there is a bias: a matrix, or a vector by a stride of 0.
+    pub bias: bool,
+    /// A unary float op without scalars that the sum goes through.
+    pub activation: Option<Op>,
+    /// True where elements narrower than a word are stored in pairs: offset, row stride, batch strides of the output
+    /// and `n` are even. Without meaning for wide ones.
+    pub pairs: bool,
+}
+
+struct Shape {
+    rows: u32,
+    columns: u32,
+    /// Rows and columns of an invocation.
+    own: u32,
+    depth: u32,
+}
+
+impl Tile {
+    /// What suits a product of `batches` matrices of `m` x `n`, given how many workgroups fill the device.
+    pub fn choose(m: u32, n: u32, batches: u32, fill: u32) -> Self {
+        let tiles = |side: u32| m.div_ceil(side) * n.div_ceil(side) * batches;
+        match m {
+            1 => Self::Skinny1,
+            2..=4 => Self::Skinny4,
+            5..=16 => Self::Skinny8,
+            _ if tiles(128) >= fill => Self::Large,
+            _ if tiles(64) >= fill => Self::Medium,
+            _ => Self::Small,
+        }
+    }
+
+    const fn shape(self) -> Option<Shape> {
+        match self {
+            Self::Small => Some(Shape { rows: 32, columns: 32, own: 4, depth: 16 }),
+            Self::Medium => Some(Shape { rows: 64, columns: 64, own: 4, depth: 16 }),
+            Self::Large => Some(Shape { rows: 128, columns: 128, own: 8, depth: 16 }),
+            _ => None,
+        }
+    }
+
+    const fn skinny_rows(self) -> u32 {
+        match self {
+            Self::Skinny4 => 4,
+            Self::Skinny8 => 8,
+            _ => 1,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Medium => "medium",
+            Self::Large => "large",
+            Self::Skinny1 => "skinny1",
+            Self::Skinny4 => "skinny4",
+            Self::Skinny8 => "skinny8",
+        }
+    }
+
+    const fn threads(self) -> u32 {
+        match self.shape() {
+            Some(shape) => shape.rows / shape.own * (shape.columns / shape.own),
+            None => 256,
+        }
+    }
+}
+
+impl Matmul {
+    /// Workgroups for `batches` products of `m` x `n`: at most 65535 in each dimension, which the caller sees to.
+    pub fn groups(&self, m: u32, n: u32, batches: u32) -> [u32; 3] {
+        match self.tile.shape() {
+            Some(shape) => [n.div_ceil(shape.columns), m.div_ceil(shape.rows), batches],
+            None => [n.div_ceil(self.skinny().0), m.div_ceil(self.tile.skinny_rows()), batches],
+        }
+    }
+
+    /// Columns and slices of a skinny workgroup.
+    const fn skinny(&self) -> (u32, u32) {
+        if self.b_along_k { (8, 32) } else { (32, 8) }
+    }
+
+    pub(super) fn label(&self) -> String {
+        let mut label = format!("matmul_{}_{}_{}", self.input.name(), self.output.name(), self.tile.label());
+        label += if self.a_along_k { "_n" } else { "_t" };
+        label += if self.b_along_k { "t" } else { "n" };
+        if self.bias {
+            label += "_bias";
+        }
+        if let Some(op) = self.activation {
+            label = label + "_" + op.label();
+        }
+        if self.pairs {
+            label += "_pairs";
+        }
+        label
+    }
+
+    pub(super) fn workgroup(&self) -> [u32; 3] {
+        [self.tile.threads(), 1, 1]
+    }
+
+    pub(super) fn bindings(&self) -> u32 {
+        3 + u32::from(self.bias)
+    }
+
+    pub(super) fn param_bytes(&self) -> u32 {
+        size_of::<MatmulParams>() as u32
+    }
+
+    pub(super) fn requires(&self) -> Features {
+        Features::of(self.input) | Features::of(self.output)
+    }
+
+    fn pairs(&self) -> bool {
+        self.pairs && !self.output.is_wide() && self.tile.shape().is_some()
+    }
+
+    pub(super) fn wgsl(&self) -> String {
+        let body = match self.tile.shape() {
+            Some(_) => {
+                concat!(
+                    include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                    include_str!("../../wgsl/kernel/matmul_tile.wgsl")
+                )
+            }
+            None => concat!(
+                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_skinny_sum.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_skinny.wgsl")
+            ),
+        };
+        let store = if self.pairs() { Access::Words } else { Access::Store };
+        let mut shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
+            .compute(Native::F32)
+            .operand("out", self.output, store)
+            .operand("a", self.input, Access::Load)
+            .operand("b", self.input, Access::Load);
+        if self.bias {
+            shader = shader.operand("bias", self.output, Access::Load);
+            let bias = "load_bias(base.w + row * p.edges.y + column * p.edges.z)";
+            shader = shader.set("SUM", format!("fma(p.alpha, sum, p.beta * {bias})"));
+        } else {
+            shader = shader.set("SUM", "p.alpha * sum");
+        }
+        let activation =
+            self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
+        shader = shader.set("ACTIVATION", activation).set("THREADS", self.tile.threads().to_string());
+        match self.tile.shape() {
+            Some(shape) => self.tiled(shader, &shape),
+            None => self.skinny_body(shader),
+        }
+        .finish()
+    }
+
+    fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
+        let Shape { rows, columns, own, depth } = *shape;
+        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
+        let xs = columns / own;
+        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
+        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
+        for v in 0..own / 4 {
+            // Writing to a String cannot fail, here and below.
+            let _ =
+                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {}u + y];", rows / 4, v * row_stripe / 4);
+            let _ = writeln!(
+                multiply,
+                "let b{v} = tile_b[kk * {}u + {}u + x];",
+                columns / 4,
+                v * column_stripe / 4
+            );
+        }
+        for r in 0..own {
+            for c in 0..own / 4 {
+                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
+                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
+                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
+                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
+                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
+                let _ = writeln!(write, "store_four(base, {row}, {column}, c{r}_{c});");
+            }
+        }
+        let store = if self.pairs() {
+            format!(
+                "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
+                 | (encode_{0}(finished(base, row, column + j + 1u, sums[j + 1u])) << 16u);",
+                self.output.name()
+            )
+        } else {
+            "store_out(to, finished(base, row, column + j, sums[j]));".to_owned()
+        };
+        let along = |along_k: bool, side: u32| {
+            if along_k {
+                (format!("i % {depth}u"), format!("i / {depth}u"))
+            } else {
+                (format!("i / {side}u"), format!("i % {side}u"))
+            }
+        };
+        let ((a_k, a_row), (b_k, b_column)) = (along(self.a_along_k, rows), along(self.b_along_k, columns));
+        shader
+            .set("TM", rows.to_string())
+            .set("TN", columns.to_string())
+            .set("TK", depth.to_string())
+            .set("RM", own.to_string())
+            .set("RN", own.to_string())
+            .set("XS", xs.to_string())
+            .set("PAIR", if self.pairs() { "2" } else { "1" })
+            .set("A_VECTORS", (rows * depth / 4).to_string())
+            .set("B_VECTORS", (columns * depth / 4).to_string())
+            .set("A_K", a_k)
+            .set("A_ROW", a_row)
+            .set("B_K", b_k)
+            .set("B_COLUMN", b_column)
+            .set("STORE", store)
+            .set("DECLARE", declare)
+            .set("MULTIPLY", multiply)
+            .set("WRITE", write)
+    }
+
+    fn skinny_body(&self, shader: Shader) -> Shader {
+        let rows = self.tile.skinny_rows();
+        let (columns, slices) = self.skinny();
+        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
+        for r in 0..rows {
+            let row = format!("min(first_row + {r}u, last)");
+            let _ = writeln!(declare, "var c{r} = 0.0;");
+            let _ = writeln!(multiply, "c{r} = fma(load_a(a + {row} * p.strides.x), factor, c{r});");
+            let _ = writeln!(write, "let sum{r} = column_sum(local, slot, slice, c{r});");
+            let _ = writeln!(write, "if (slice == 0u && column < p.n && first_row + {r}u < p.m) {{");
+            let to = format!("base.x + (first_row + {r}u) * p.edges.x + column");
+            let _ = writeln!(write, "store_out({to}, finished(base, first_row + {r}u, column, sum{r}));\n}}");
+        }
+        // Neighbouring invocations take neighbouring elements of b.
+        let (slice, column) = if self.b_along_k {
+            (format!("local % {slices}u"), format!("local / {slices}u"))
+        } else {
+            (format!("local / {columns}u"), format!("local % {columns}u"))
+        };
+        shader
+            .set("ROWS", rows.to_string())
+            .set("COLUMNS", columns.to_string())
+            .set("SLICES", slices.to_string())
+            .set("SLICE", slice)
+            .set("COLUMN", column)
+            .set("DECLARE", declare)
+            .set("MULTIPLY", multiply)
+            .set("WRITE", write)
+    }
+}

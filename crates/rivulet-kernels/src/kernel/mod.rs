@@ -1,0 +1,106 @@
+//! The key of a kernel: which family, and which variant of it.
+
+mod attention;
+mod index;
+mod matmul;
+mod ops;
+mod pointwise;
+mod reduce;
+mod row;
+mod scan;
+
+pub use attention::{Attention, HeadSize, Mask};
+pub use index::{Gather, Scatter, ScatterOp};
+pub use matmul::{Matmul, Tile};
+pub use ops::Op;
+use pointwise::GROUP as POINTWISE_GROUP;
+pub use pointwise::{Layout, Pointwise};
+pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
+pub use row::{Norm, Row, RowOp, RowStore, RowThreads};
+pub use scan::{Scan, ScanOp};
+
+use crate::features::Features;
+
+/// Groups in one dimension of a dispatch that every device takes.
+pub const MAX_GROUPS: u32 = 65_535;
+
+/// Everything that tells one compiled kernel from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// Element by element.
+    Pointwise(Pointwise),
+    /// Row by row.
+    Row(Row),
+    /// Matrix product.
+    Matmul(Matmul),
+    /// Many elements to one.
+    Reduce(Reduce),
+    /// Elements at places that an index tensor holds.
+    Gather(Gather),
+    /// To places that an index tensor holds.
+    Scatter(Scatter),
+    /// Running totals along a dimension.
+    Scan(Scan),
+    /// Scaled dot-product attention.
+    Attention(Attention),
+}
+
+macro_rules! each_family {
+    ($kernel:expr, $key:ident => $body:expr) => {
+        match $kernel {
+            Kernel::Pointwise($key) => $body,
+            Kernel::Row($key) => $body,
+            Kernel::Matmul($key) => $body,
+            Kernel::Reduce($key) => $body,
+            Kernel::Gather($key) => $body,
+            Kernel::Scatter($key) => $body,
+            Kernel::Scan($key) => $body,
+            Kernel::Attention($key) => $body,
+        }
+    };
+}
+
+impl Kernel {
+    /// A name that no other kernel has, for reports, error texts and the pipeline cache.
+    pub fn label(&self) -> String {
+        each_family!(self, key => key.label())
+    }
+
+    /// Number of buffer bindings.
+    pub fn bindings(&self) -> u32 {
+        each_family!(self, key => key.bindings())
+    }
+
+    /// Bytes of parameters passed with each dispatch.
+    pub fn param_bytes(&self) -> u32 {
+        each_family!(self, key => key.param_bytes())
+    }
+
+    /// Invocations of one workgroup.
+    pub fn workgroup(&self) -> [u32; 3] {
+        match self {
+            Self::Matmul(key) => key.workgroup(),
+            Self::Attention(key) => key.workgroup(),
+            _ => [POINTWISE_GROUP, 1, 1],
+        }
+    }
+
+    /// What the device must be able to do.
+    pub fn requires(&self) -> Features {
+        each_family!(self, key => key.requires())
+    }
+
+    /// The kernel's source.
+    pub fn wgsl(&self) -> String {
+        each_family!(self, key => key.wgsl())
+    }
+}
+
+/// Spreads groups over two dimensions; kernels put the index together as `y * groups.x + x` and check it.
+fn spread(groups: u32) -> [u32; 3] {
+    if groups <= MAX_GROUPS {
+        return [groups, 1, 1];
+    }
+    let rows = groups.div_ceil(MAX_GROUPS);
+    [groups.div_ceil(rows), rows, 1]
+}

@@ -1,0 +1,197 @@
+//! Parameters of a dispatch, as the kernels read them. Each struct mirrors `struct Params` of one WGSL file in
+//! `wgsl/params`; the test `params_layout` holds the two together. All indices, strides and offsets count elements.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Operands of a pointwise kernel: the output, then up to three inputs.
+pub const POINTWISE_OPERANDS: usize = 4;
+/// Dimensions that a strided kernel knows. Operands of more are collapsed or split by the dispatcher.
+pub const MAX_RANK: usize = 4;
+/// What every device takes as parameters of a dispatch.
+pub const MAX_PARAM_BYTES: usize = 128;
+
+/// Parameters of pointwise kernels with dense operands; also the first part of [`StridedParams`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct PointwiseParams {
+    /// First element of each operand: output, then tensor inputs in binding order.
+    pub offsets: [u32; POINTWISE_OPERANDS],
+    /// Scalars of the op; see [`scalars`].
+    pub scalars: [u32; 4],
+    /// Two words more, for the ops that say so in their WGSL.
+    pub extra: [u32; 2],
+    /// Elements of the output.
+    pub count: u32,
+    /// Dimensions in use, at least 1; read by strided kernels only.
+    pub rank: u32,
+}
+
+/// Parameters of pointwise kernels with strides.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct StridedParams {
+    /// What dense kernels take too.
+    pub dense: PointwiseParams,
+    /// Sizes, innermost dimension first.
+    pub shape: [u32; MAX_RANK],
+    /// Strides of each dimension, operands in the order of the offsets. Negative ones are allowed.
+    pub strides: [[i32; POINTWISE_OPERANDS]; MAX_RANK],
+}
+
+impl StridedParams {
+    /// For gathers and scatters: the size of the indexed dimension, and its stride in the tensor that is read or
+    /// written at indexed places.
+    pub fn indexed(mut self, size: u32, stride: i32) -> Self {
+        self.dense.extra = [size, stride.cast_unsigned()];
+        self
+    }
+}
+
+/// A scalar argument, converted to the type that the kernel computes in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    /// For kernels that compute floats.
+    F32(f32),
+    /// For kernels that compute in 32-bit integers.
+    I32(i32),
+    /// For kernels that compute in 64-bit integers; at most two of them.
+    I64(i64),
+}
+
+/// The words of up to four scalars (two of 64 bits), in the order of the op's arguments. Others are left out.
+pub fn scalars(values: &[Scalar]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (k, value) in values.iter().enumerate() {
+        match *value {
+            Scalar::F32(x) => put(&mut words, k, x.to_bits()),
+            Scalar::I32(x) => put(&mut words, k, x.cast_unsigned()),
+            Scalar::I64(x) => {
+                put(&mut words, 2 * k, x as u32);
+                put(&mut words, 2 * k + 1, (x >> 32) as u32);
+            }
+        }
+    }
+    words
+}
+
+fn put(words: &mut [u32; 4], at: usize, word: u32) {
+    if let Some(slot) = words.get_mut(at) {
+        *slot = word;
+    }
+}
+
+/// Parameters of row and scan kernels. A tensor is `[outer, size, inner]`, dense.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct RowParams {
+    /// First element of the output, the input, the weight (or second input), the bias.
+    pub offsets: [u32; 4],
+    /// Number of rows, `outer * inner`.
+    pub rows: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// Distance between the elements of a row.
+    pub inner: u32,
+    /// Added to the variance.
+    pub eps: f32,
+    /// First element of the kept mean and rstd.
+    pub stats: [u32; 2],
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Parameters of a matrix product. Lists of four are in the order out, a, b, bias.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct MatmulParams {
+    /// First elements.
+    pub offsets: [u32; 4],
+    /// From one outer batch to the next.
+    pub outer_strides: [u32; 4],
+    /// From one inner batch to the next.
+    pub batch_strides: [u32; 4],
+    /// Of `a` along rows and along k, of `b` along k and along columns.
+    pub strides: [u32; 4],
+    /// Of the output along rows, of the bias along rows and along columns; the last is unused. Columns of the output
+    /// are neighbours.
+    pub edges: [u32; 4],
+    /// Rows of `a` and of the output.
+    pub m: u32,
+    /// Columns of `b` and of the output.
+    pub n: u32,
+    /// Columns of `a`, rows of `b`.
+    pub k: u32,
+    /// Inner batches, at least 1; the third dimension of the dispatch is outer times inner.
+    pub batch: u32,
+    /// Factor of the product.
+    pub alpha: f32,
+    /// Factor of the bias.
+    pub beta: f32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Parameters of a reduction. Results are dense, one for each kept place, and with several chunks
+/// `[chunks, kept]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ReduceParams {
+    /// Sizes of the dimensions that stay, innermost first.
+    pub kept_shape: [u32; MAX_RANK],
+    /// The input's strides along them.
+    pub kept_strides: [i32; MAX_RANK],
+    /// Sizes of the dimensions that go, innermost first; indices count along these.
+    pub shape: [u32; MAX_RANK],
+    /// The input's strides along them.
+    pub strides: [i32; MAX_RANK],
+    /// First element of the values, the indices, the input.
+    pub offsets: [u32; 4],
+    /// Number of kept places.
+    pub kept: u32,
+    /// Elements for each of them.
+    pub count: u32,
+    /// Elements of a chunk; `count` where there is one chunk.
+    pub chunk: u32,
+    /// Number of chunks, at least 1.
+    pub chunks: u32,
+    /// Dimensions that stay, at least 1.
+    pub kept_rank: u32,
+    /// Dimensions that go, at least 1.
+    pub rank: u32,
+    /// Factor of a sum, or of the squares of a variance.
+    pub scale: f32,
+    /// Exponent of [`crate::ReduceOp::SumPower`].
+    pub power: f32,
+}
+
+/// Parameters of attention. Lists of four are in the order out, q, k, v; elements of a head are neighbours.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct AttentionParams {
+    /// First elements.
+    pub offsets: [u32; 4],
+    /// From one batch to the next.
+    pub batch_strides: [u32; 4],
+    /// From one head to the next.
+    pub head_strides: [u32; 4],
+    /// From one query or key to the next.
+    pub row_strides: [u32; 4],
+    /// The mask's strides along batch, head, query, key.
+    pub mask_strides: [u32; 4],
+    /// First element of the mask.
+    pub mask_offset: u32,
+    /// Number of queries.
+    pub queries: u32,
+    /// Number of keys, at least 1.
+    pub keys: u32,
+    /// Head size.
+    pub dim: u32,
+    /// Heads of q that share a head of k and v.
+    pub group: u32,
+    /// Of a causal mask: 0 for PyTorch's `is_causal`.
+    pub diagonal: i32,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+}

@@ -1,0 +1,138 @@
+//! Runs a kernel on a Vulkan device: operands in, operands out.
+
+use rivulet_hal::vulkan::{self, Options};
+use rivulet_hal::{
+    Binding, BufferRange, ByteRange, Device, Memory, MemoryUsage, PipelineDesc, PipelineSource, QueueIndex,
+    Submission, TimelinePoint,
+};
+use rivulet_kernels::{FloatControls, Kernel, Target, Translated, translate};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// The device of all tests: llvmpipe, or the adapter whose name holds `RIVULET_TEST_ADAPTER`.
+pub fn device() -> Option<&'static Arc<dyn Device>> {
+    static DEVICE: OnceLock<Option<Arc<dyn Device>>> = OnceLock::new();
+    DEVICE
+        .get_or_init(|| {
+            #[allow(clippy::disallowed_methods, reason = "switches of these tests alone")]
+            let setting = |name: &str| std::env::var(name).unwrap_or_default();
+            let wanted = setting("RIVULET_TEST_ADAPTER").to_lowercase();
+            let wanted = if wanted.is_empty() { "llvmpipe" } else { &wanted };
+            let found = vulkan::adapters().iter().position(|a| a.name.to_lowercase().contains(wanted));
+            let Some(index) = found else {
+                assert!(setting("RIVULET_REQUIRE_VULKAN") != "1", "no adapter is called {wanted}");
+                eprintln!("skipped: no adapter is called {wanted}");
+                return None;
+            };
+            let validated = vulkan::open(index, Options { validation: true, ..Options::default() });
+            Some(validated.or_else(|_| vulkan::open(index, Options::default())).unwrap())
+        })
+        .as_ref()
+}
+
+/// An operand of a run: little-endian bytes, and whether the kernel writes them.
+pub struct Operand<'a> {
+    bytes: &'a mut Vec<u8>,
+    write: bool,
+}
+
+pub fn input(bytes: &mut Vec<u8>) -> Operand<'_> {
+    Operand { bytes, write: false }
+}
+
+pub fn output(bytes: &mut Vec<u8>) -> Operand<'_> {
+    Operand { bytes, write: true }
+}
+
+/// Runs `kernel` once. Operands in binding order; what it wrote is in them afterwards.
+pub fn run(kernel: Kernel, params: &[u8], groups: [u32; 3], operands: &mut [Operand<'_>]) {
+    // Submissions to a queue may not overlap, and a complaint must be this kernel's own.
+    #[allow(clippy::disallowed_types, reason = "a lock of these tests alone")]
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let device = device().unwrap();
+    let earlier = vulkan::validation_messages().len();
+    let words = match translate(&kernel, Target::SpirV(FloatControls::default())) {
+        Ok(Translated::SpirV(words)) => words,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(params.len(), kernel.param_bytes() as usize, "{}", kernel.label());
+    assert_eq!(operands.len(), kernel.bindings() as usize, "{}", kernel.label());
+    let pipeline = device
+        .pipeline(&PipelineDesc {
+            label: kernel.label(),
+            source: PipelineSource::SpirV(words),
+            bindings: kernel.bindings(),
+            param_bytes: kernel.param_bytes(),
+            workgroup: kernel.workgroup(),
+        })
+        .unwrap();
+    let size = |operand: &Operand<'_>| (operand.bytes.len().max(4) as u64).next_multiple_of(4);
+    let allocate = |usage| -> Vec<Arc<dyn Memory>> {
+        operands.iter().map(|operand| device.allocate(size(operand), usage).unwrap()).collect()
+    };
+    let (uploads, buffers, readbacks) =
+        (allocate(MemoryUsage::Upload), allocate(MemoryUsage::Device), allocate(MemoryUsage::Readback));
+    let mut recorder = device.recorder(QueueIndex(0)).unwrap();
+    let part = |memory: &Arc<dyn Memory>, operand: &Operand<'_>| BufferRange {
+        memory: Arc::clone(memory),
+        range: ByteRange { start: 0, end: size(operand) },
+    };
+    for (k, operand) in operands.iter().enumerate() {
+        set_bytes(&uploads[k], operand.bytes);
+        recorder.copy(&part(&uploads[k], operand), &part(&buffers[k], operand)).unwrap();
+    }
+    recorder.barrier().unwrap();
+    let bindings: Vec<_> = operands
+        .iter()
+        .zip(&buffers)
+        .map(|(operand, memory)| Binding { buffer: part(memory, operand), write: operand.write })
+        .collect();
+    recorder.dispatch(&pipeline, &bindings, params, groups).unwrap();
+    recorder.barrier().unwrap();
+    for (k, operand) in operands.iter().enumerate() {
+        recorder.copy(&part(&buffers[k], operand), &part(&readbacks[k], operand)).unwrap();
+    }
+    let commands = vec![recorder.finish().unwrap()];
+    let timeline = device.timeline().unwrap();
+    let signal = TimelinePoint { timeline: Arc::clone(&timeline), value: 1 };
+    device
+        .submit(QueueIndex(0), vec![Submission { commands, waits: vec![], signal, label: kernel.label() }])
+        .unwrap();
+    assert!(timeline.wait(1, Duration::from_secs(60)).unwrap(), "{} hangs", kernel.label());
+    for (operand, memory) in operands.iter_mut().zip(&readbacks) {
+        let before = std::mem::take(operand.bytes);
+        *operand.bytes = bytes(memory, before.len());
+        // What an input holds may not have changed.
+        assert!(operand.write || *operand.bytes == before, "{} wrote to an input", kernel.label());
+    }
+    let complaints = vulkan::validation_messages();
+    assert!(complaints.len() == earlier, "{}: {:?}", kernel.label(), complaints.get(earlier));
+}
+
+fn bytes(memory: &Arc<dyn Memory>, len: usize) -> Vec<u8> {
+    let range = ByteRange { start: 0, end: len as u64 };
+    memory.begin_host_access(range, false).unwrap();
+    // SAFETY: the range was accepted as lying inside the memory, and the access is announced.
+    let copy = unsafe { std::slice::from_raw_parts(memory.host_ptr().unwrap().as_ptr(), len) }.to_vec();
+    memory.end_host_access(range, false).unwrap();
+    copy
+}
+
+fn set_bytes(memory: &Arc<dyn Memory>, values: &[u8]) {
+    let range = ByteRange { start: 0, end: values.len() as u64 };
+    memory.begin_host_access(range, true).unwrap();
+    // SAFETY: as in `bytes`; the source is a slice of our own.
+    unsafe { std::ptr::copy(values.as_ptr(), memory.host_ptr().unwrap().as_ptr(), values.len()) };
+    memory.end_host_access(range, true).unwrap();
+}
+
+/// Skips a test where there is no device.
+#[macro_export]
+macro_rules! need_device {
+    () => {
+        if $crate::gpu::device().is_none() {
+            return;
+        }
+    };
+}

@@ -1,0 +1,140 @@
+//! Matrix products against sums in float64.
+
+use crate::gpu::{Operand, input, output, run};
+use crate::need_device;
+use crate::values::{decode, encode};
+use bytemuck::bytes_of;
+use rivulet_kernels::params::MatmulParams;
+use rivulet_kernels::{DType, Kernel, Matmul, Op, Tile};
+
+fn numbers(dtype: DType, count: usize, seed: u64) -> Vec<f64> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let values: Vec<f64> = (0..count).map(|_| rng.f64() * 2.0 - 1.0).collect();
+    decode(dtype, &encode(dtype, &values))
+}
+
+struct Problem {
+    m: usize,
+    n: usize,
+    k: usize,
+    outer: usize,
+    batch: usize,
+}
+
+/// One product with bias along columns; `b` is the same for all outer batches.
+fn check(key: Matmul, problem: &Problem) {
+    let Problem { m, n, k, outer, batch } = *problem;
+    let (a, b) = (numbers(key.input, outer * batch * m * k, 1), numbers(key.input, batch * k * n, 2));
+    let bias = numbers(key.output, n, 3);
+    let (alpha, beta) = (0.5, 2.0);
+    let (a_row, a_k) = if key.a_along_k { (k, 1) } else { (1, m) };
+    let (b_k, b_column) = if key.b_along_k { (1, k) } else { (n, 1) };
+    // A row more than needed: what is beside the output stays.
+    let pitch = n.next_multiple_of(2) + 2;
+    let (offset, size) = (2, outer * batch * m * pitch);
+    let before = numbers(key.output, size + offset + 3, 4);
+    let (mut want, mut scale) = (before.clone(), vec![0.0; before.len()]);
+    for z in 0..outer * batch {
+        for row in 0..m {
+            for column in 0..n {
+                let terms = (0..k).map(|i| {
+                    a[z * m * k + row * a_row + i * a_k] * b[z % batch * k * n + i * b_k + column * b_column]
+                });
+                let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+                let value = alpha * sum + if key.bias { beta * bias[column] } else { 0.0 };
+                let at = offset + z * m * pitch + row * pitch + column;
+                want[at] = if key.activation.is_some() { value.max(0.0) } else { value };
+                scale[at] = size + 1.0;
+            }
+        }
+    }
+    let params = MatmulParams {
+        offsets: [offset as u32, 0, 0, 0],
+        outer_strides: [(batch * m * pitch) as u32, (batch * m * k) as u32, 0, 0],
+        batch_strides: [(m * pitch) as u32, (m * k) as u32, (k * n) as u32, 0],
+        strides: [a_row as u32, a_k as u32, b_k as u32, b_column as u32],
+        edges: [pitch as u32, 0, 1, 0],
+        m: m as u32,
+        n: n as u32,
+        k: k as u32,
+        batch: batch as u32,
+        alpha: alpha as f32,
+        beta: beta as f32,
+        ..Default::default()
+    };
+    let mut out = encode(key.output, &before);
+    let (mut a, mut b, mut bias) = (encode(key.input, &a), encode(key.input, &b), encode(key.output, &bias));
+    let mut operands: Vec<Operand<'_>> = vec![output(&mut out), input(&mut a), input(&mut b)];
+    if key.bias {
+        operands.push(input(&mut bias));
+    }
+    let kernel = Kernel::Matmul(key);
+    run(kernel, bytes_of(&params), key.groups(m as u32, n as u32, (outer * batch) as u32), &mut operands);
+    let unit = match key.output {
+        DType::F16 => 6e-4,
+        DType::BF16 => 5e-3,
+        _ => 0.0,
+    };
+    for (at, (got, want)) in decode(key.output, &out).iter().zip(&want).enumerate() {
+        let bound = 2e-7 * scale[at] + if scale[at] > 0.0 { unit * want.abs() } else { 0.0 };
+        assert!(
+            (got - want).abs() <= bound,
+            "{} {m}x{n}x{k}, element {at}: {got} for {want}",
+            kernel.label()
+        );
+    }
+}
+
+#[test]
+fn products_of_every_tile_and_order() {
+    need_device!();
+    let sizes = [
+        Problem { m: 1, n: 1, k: 1, outer: 1, batch: 1 },
+        Problem { m: 5, n: 70, k: 33, outer: 1, batch: 1 },
+        Problem { m: 37, n: 66, k: 40, outer: 2, batch: 3 },
+        Problem { m: 130, n: 129, k: 17, outer: 1, batch: 1 },
+    ];
+    for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
+        for bits in 0..4 {
+            for problem in &sizes {
+                let (a_along_k, b_along_k) = (bits & 1 != 0, bits & 2 != 0);
+                let key = Matmul {
+                    input: DType::F32,
+                    output: DType::F32,
+                    tile,
+                    a_along_k,
+                    b_along_k,
+                    bias: bits != 0,
+                    activation: (bits == 3).then_some(Op::Relu),
+                    pairs: false,
+                };
+                check(key, problem);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_halves_are_summed_in_float32() {
+    need_device!();
+    for (input, output) in [(DType::F16, DType::F16), (DType::BF16, DType::BF16), (DType::BF16, DType::F32)] {
+        for tile in [Tile::Small, Tile::Large, Tile::Skinny4] {
+            for pairs in [false, true] {
+                let key = Matmul {
+                    input,
+                    output,
+                    tile,
+                    a_along_k: true,
+                    b_along_k: true,
+                    bias: true,
+                    activation: None,
+                    pairs,
+                };
+                check(key, &Problem { m: 35, n: 34, k: 300, outer: 1, batch: 2 });
+                if !pairs {
+                    check(key, &Problem { m: 3, n: 33, k: 65, outer: 1, batch: 1 });
+                }
+            }
+        }
+    }
+}

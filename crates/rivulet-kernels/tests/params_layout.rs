@@ -1,0 +1,74 @@
+//! The parameter structs lie in Rust as naga lays them out in WGSL.
+
+use rivulet_kernels::params::*;
+use rivulet_kernels::*;
+use std::mem::offset_of;
+
+macro_rules! fields {
+    ($params:ty: $($field:ident)*) => {
+        (size_of::<$params>(), vec![$((stringify!($field), offset_of!($params, $field)),)*])
+    };
+}
+
+#[test]
+fn params_lie_in_rust_as_in_wgsl() {
+    let pointwise = |layout| Kernel::Pointwise(Pointwise::new(Op::Add, DType::F32, layout));
+    let dense = fields!(PointwiseParams: offsets scalars extra count rank);
+    let mut strided = fields!(StridedParams: shape strides);
+    strided.1.extend(&dense.1);
+    let matmul = Matmul {
+        input: DType::F32,
+        output: DType::F32,
+        tile: Tile::Small,
+        a_along_k: true,
+        b_along_k: true,
+        bias: true,
+        activation: None,
+        pairs: false,
+    };
+    let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
+    let attention =
+        Attention { dtype: DType::F32, mask: Mask::Bool, causal: true, head: HeadSize::Upto32, pairs: false };
+    let cases = [
+        (pointwise(Layout::Linear), dense),
+        (pointwise(Layout::Strided), strided),
+        (
+            Kernel::Row(Row::new(RowOp::Softmax, DType::F32, DType::F32, 0, 9, 1)),
+            fields!(RowParams: offsets rows size inner eps stats),
+        ),
+        (
+            Kernel::Matmul(matmul),
+            fields!(MatmulParams: offsets outer_strides batch_strides strides edges m n k batch alpha beta),
+        ),
+        (
+            Kernel::Reduce(reduce),
+            fields!(ReduceParams: kept_shape kept_strides shape strides offsets kept count chunk chunks kept_rank
+                rank scale power),
+        ),
+        (
+            Kernel::Attention(attention),
+            fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
+                queries keys dim group diagonal scale),
+        ),
+    ];
+    for (kernel, (size, mut fields)) in cases {
+        let module = naga::front::wgsl::parse_str(&kernel.wgsl()).unwrap();
+        let mut found = false;
+        for (_, ty) in module.types.iter() {
+            let (Some("Params"), naga::TypeInner::Struct { members, span }) = (ty.name.as_deref(), &ty.inner)
+            else {
+                continue;
+            };
+            let mut wgsl: Vec<_> =
+                members.iter().map(|m| (m.name.as_deref().unwrap_or_default(), m.offset as usize)).collect();
+            wgsl.sort_unstable();
+            fields.sort_unstable();
+            assert_eq!(fields, wgsl, "{}", kernel.label());
+            assert_eq!(size, *span as usize, "{}", kernel.label());
+            found = true;
+        }
+        assert!(found, "{} has no Params", kernel.label());
+        assert_eq!(size, kernel.param_bytes() as usize, "{}", kernel.label());
+        assert!(size <= MAX_PARAM_BYTES && size.is_multiple_of(4), "{}", kernel.label());
+    }
+}

@@ -1,0 +1,212 @@
+//! Every variant of every family is WGSL that naga accepts and can write for both targets.
+
+use rivulet_kernels::*;
+
+fn pointwise() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    for &op in Op::ALL {
+        for dtype in DType::ALL {
+            if !op.computes(dtype) {
+                continue;
+            }
+            for layout in Layout::ALL {
+                kernels.push(Pointwise::new(op, dtype, layout));
+            }
+            for index in 0..op.arity() as u8 {
+                kernels.push(Pointwise::new(op, dtype, Layout::Linear).with_scalar(index));
+            }
+        }
+    }
+    for from in DType::ALL {
+        for to in DType::ALL {
+            for layout in Layout::ALL {
+                kernels.push(Pointwise::cast(from, to, layout));
+            }
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    kernels.into_iter().filter(|key| seen.insert(*key)).map(Kernel::Pointwise).collect()
+}
+
+/// What the capabilities of a module ask for.
+fn declared(words: &[u32]) -> Features {
+    let mut features = Features::NONE;
+    let mut rest = &words[5..];
+    while let Some(&first) = rest.first() {
+        if first & 0xffff == 17 {
+            features = features
+                | match rest[1] {
+                    1 => Features::NONE,
+                    11 => Features::INT64,
+                    9 | 22 => Features::HALF,
+                    other => panic!("capability {other} is in no feature"),
+                };
+        }
+        rest = &rest[(first >> 16) as usize..];
+    }
+    features
+}
+
+fn check(kernels: &[Kernel]) {
+    let mut failures = Vec::new();
+    let mut labels = std::collections::HashSet::new();
+    for kernel in kernels {
+        assert!(labels.insert(kernel.label()), "two kernels are called {}", kernel.label());
+        for target in [Target::SpirV(FloatControls::default()), Target::Msl] {
+            match translate(kernel, target) {
+                Ok(Translated::SpirV(words)) => {
+                    assert_eq!(declared(&words), kernel.requires(), "{} requires otherwise", kernel.label());
+                }
+                Ok(Translated::Msl { text, entry }) => {
+                    assert!(text.contains(&format!("kernel void {entry}(")))
+                }
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} of {}:\n{}",
+        failures.len(),
+        kernels.len(),
+        failures[..failures.len().min(5)].join("\n")
+    );
+}
+
+#[test]
+fn pointwise_kernels_translate() {
+    check(&pointwise());
+}
+
+fn rows() -> Vec<Kernel> {
+    let mut ops = vec![RowOp::Softmax, RowOp::LogSoftmax, RowOp::SoftmaxBackward, RowOp::LogSoftmaxBackward];
+    for bits in 0..8 {
+        let stats = (bits & 4 != 0).then_some(DType::F32);
+        let norm = Norm { weight: bits & 1 != 0, bias: bits & 2 != 0, stats };
+        ops.push(RowOp::LayerNorm(norm));
+        if !norm.bias {
+            ops.push(RowOp::RmsNorm(norm));
+        }
+    }
+    ops.push(RowOp::LayerNorm(Norm { weight: true, bias: true, stats: Some(DType::BF16) }));
+    let mut kernels = Vec::new();
+    for op in ops {
+        for (input, output) in [
+            (DType::F32, DType::F32),
+            (DType::F16, DType::F16),
+            (DType::BF16, DType::BF16),
+            (DType::F16, DType::F32),
+        ] {
+            for store in [RowStore::Whole, RowStore::Ragged, RowStore::Scattered] {
+                for threads in [RowThreads::Few, RowThreads::Many] {
+                    kernels.push(Kernel::Row(Row { op, input, output, store, threads }));
+                }
+            }
+        }
+    }
+    kernels
+}
+
+#[test]
+fn row_kernels_translate() {
+    check(&rows());
+}
+
+fn products() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
+        for bits in 0..16 {
+            let (a_along_k, b_along_k, bias, pairs) =
+                (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0);
+            for (input, output) in [
+                (DType::F32, DType::F32),
+                (DType::F16, DType::F16),
+                (DType::BF16, DType::BF16),
+                (DType::BF16, DType::F32),
+            ] {
+                for activation in [None, Some(Op::Gelu)] {
+                    let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs };
+                    kernels.push(Kernel::Matmul(key));
+                }
+            }
+        }
+    }
+    kernels
+}
+
+#[test]
+fn matrix_products_translate() {
+    check(&products());
+}
+
+fn reductions() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    for op in ReduceOp::ALL {
+        for input in DType::ALL.into_iter().filter(|dtype| dtype.is_float() || !op.is_float_only()) {
+            for threads in [ReduceThreads::One, ReduceThreads::Group] {
+                kernels.push(Kernel::Reduce(Reduce::new(op, input, ReduceOutput::Values, threads)));
+                if op.is_arg() {
+                    for stores in [ReduceOutput::Indices, ReduceOutput::Both] {
+                        kernels.push(Kernel::Reduce(Reduce::new(op, input, stores, threads)));
+                    }
+                }
+                if op == ReduceOp::Sum && input != DType::F32 {
+                    let key = Reduce::new(op, input, ReduceOutput::Values, threads);
+                    kernels.push(Kernel::Reduce(Reduce { output: DType::F32, ..key }));
+                }
+            }
+        }
+    }
+    kernels
+}
+
+#[test]
+fn reductions_translate() {
+    check(&reductions());
+}
+
+#[test]
+fn gathers_scatters_and_scans_translate() {
+    let mut kernels = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for dtype in DType::ALL {
+        for index in [DType::I64, DType::I32] {
+            for layout in Layout::ALL {
+                let key = Gather::new(dtype, index, layout);
+                if seen.insert(key) {
+                    kernels.push(Kernel::Gather(key));
+                }
+            }
+            for op in ScatterOp::ALL.into_iter().filter(|op| op.takes(dtype)) {
+                for scalar in [false, true] {
+                    kernels.push(Kernel::Scatter(Scatter { op, dtype, index, scalar }));
+                }
+            }
+        }
+        for op in [ScanOp::Sum, ScanOp::Prod, ScanOp::Max, ScanOp::Min] {
+            for output in [dtype, DType::I64] {
+                let key = Scan { op, input: dtype, output };
+                if dtype != output || kernels.last() != Some(&Kernel::Scan(key)) {
+                    kernels.push(Kernel::Scan(key));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn attention_translates() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for mask in [Mask::None, Mask::Bool, Mask::Additive(DType::F32), Mask::Additive(DType::F16)] {
+            for head in HeadSize::ALL {
+                for bits in 0..4 {
+                    let (causal, pairs) = (bits & 1 != 0, bits & 2 != 0);
+                    kernels.push(Kernel::Attention(Attention { dtype, mask, causal, head, pairs }));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}

@@ -1,0 +1,3 @@
+fn locate(e: u32) {
+    at = p.offsets + e;
+}

@@ -1,0 +1,24 @@
+// Mean, then the mean square of what is left: exact where sums of squares would cancel.
+fn statistics() {
+    var mean = 0.0;
+    if ($CENTERED) {
+        var sum = 0.0;
+        for (var e = lane; e < p.size; e += $THREADSu) {
+            sum += load_x(base.y + e);
+        }
+        mean = row_sum(sum) / f32(p.size);
+    }
+    var squares = 0.0;
+    for (var e = lane; e < p.size; e += $THREADSu) {
+        let d = load_x(base.y + e) - mean;
+        squares = fma(d, d, squares);
+    }
+    let variance = row_sum(squares) / f32(p.size);
+    stat = vec2<f32>(mean, 1.0 / sqrt(variance + p.eps));
+}
+fn row_element(e: u32) -> f32 {
+    return $SCALED;
+}
+fn finish_row(row: u32) {
+    $KEEP
+}

@@ -1,0 +1,3 @@
+fn change(i: u32, value: $T) {
+    store_out(i, value);
+}

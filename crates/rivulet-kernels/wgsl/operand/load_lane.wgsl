@@ -1,0 +1,3 @@
+fn load_$NAME(i: u32) -> $NATIVE {
+    return decode_$DTYPE($NAME[i / $LANESu] >> (i % $LANESu * $BITSu));
+}

@@ -1,0 +1,3 @@
+fn load_$NAME(i: u32) -> $NATIVE {
+    return $NAME[i];
+}

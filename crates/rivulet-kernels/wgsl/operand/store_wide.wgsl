@@ -1,0 +1,3 @@
+fn store_$NAME(i: u32, value: $NATIVE) {
+    $NAME[i] = value;
+}

@@ -1,0 +1,17 @@
+struct Params {
+    // out, a, b, bias
+    offsets: vec4<u32>,
+    outer_strides: vec4<u32>,
+    batch_strides: vec4<u32>,
+    // a: row, k; b: k, column
+    strides: vec4<u32>,
+    // out: row; bias: row, column
+    edges: vec4<u32>,
+    m: u32,
+    n: u32,
+    k: u32,
+    batch: u32,
+    alpha: f32,
+    beta: f32,
+}
+var<immediate> p: Params;

@@ -1,0 +1,2 @@
+    shape: vec4<u32>,
+    strides: array<vec4<u32>, 4>,

@@ -1,0 +1,44 @@
+//! Native ops: kernels of [`rivulet_kernels`], recorded on the calling thread's stream.
+//!
+//! An operand is a [`View`] of a block. Waits, barriers and order follow from the blocks, as for everything that is
+//! recorded; a kernel is compiled at its first use, by one thread. Shapes, types and aliasing are the caller's to get
+//! right as PyTorch defines them; what a kernel cannot do is an error that names the op, and nothing is recorded.
+
+mod pointwise;
+mod view;
+
+pub use pointwise::pointwise;
+pub use rivulet_kernels::params::Scalar;
+pub use rivulet_kernels::{DType, Op};
+pub use view::View;
+
+use crate::Device;
+use crate::error::{Error, Result};
+use rivulet_hal::sync::Arc;
+use rivulet_hal::{Backend, HalError, Pipeline, PipelineDesc, PipelineSource};
+use rivulet_kernels::{FloatControls, Kernel, Target, Translated, translate};
+
+fn refuse<T>(op: &'static str, reason: String) -> Result<T> {
+    Err(Error::BadOperand { op, reason })
+}
+
+/// The compiled kernel.
+fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
+    let info = device.info();
+    if info.backend != Backend::Vulkan {
+        return refuse(op, format!("{} has no native kernels", info.name));
+    }
+    let compiled = device.pipelines().get(kernel, || {
+        let label = kernel.label();
+        let translated = translate(kernel, Target::SpirV(FloatControls::default()));
+        let source = match translated.map_err(|error| error.to_string()) {
+            Ok(Translated::SpirV(words)) => PipelineSource::SpirV(words),
+            Ok(Translated::Msl { text, entry }) => PipelineSource::Msl { text, entry },
+            Err(reason) => return Err(HalError::Compile { label, reason }),
+        };
+        let (bindings, param_bytes, workgroup) =
+            (kernel.bindings(), kernel.param_bytes(), kernel.workgroup());
+        device.hal().pipeline(&PipelineDesc { label, source, bindings, param_bytes, workgroup })
+    })?;
+    compiled.map_err(|error| device.failed(op, error))
+}
