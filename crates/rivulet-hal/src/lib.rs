@@ -70,6 +70,23 @@ pub struct AdapterInfo {
     pub max_binding: u64,
     /// True where kernels may compute in float64.
     pub float64: bool,
+    /// What kernels may use beyond 32-bit integers and floats.
+    pub shader: ShaderFeatures,
+}
+
+/// What a device offers to its kernels. All false where kernels are Rust functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShaderFeatures {
+    /// 64-bit integers.
+    pub int64: bool,
+    /// 16-bit integers and floats in arithmetic.
+    pub half: bool,
+    /// A kernel may ask that NaN, infinities and the sign of zero are kept in float32.
+    pub preserve_nan_f32: bool,
+    /// A kernel may ask that subnormal numbers are kept in float32; without asking, they may become 0.
+    pub preserve_subnormals_f32: bool,
+    /// A kernel may ask for rounding to nearest even in float16.
+    pub round_even_f16: bool,
 }
 
 /// What a piece of memory is for; a driver picks its heap from this.

@@ -1,7 +1,7 @@
 use super::device::HostDevice;
 use crate::cpu::{memory_limit, physical_memory};
 use crate::sync::Arc;
-use crate::{AdapterInfo, Backend, Device};
+use crate::{AdapterInfo, Backend, Device, ShaderFeatures};
 
 /// The adapter of the machine's CPU. Opens nothing.
 pub fn info() -> AdapterInfo {
@@ -21,6 +21,7 @@ pub fn info() -> AdapterInfo {
         max_allocation: memory,
         max_binding: memory,
         float64: true,
+        shader: ShaderFeatures::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 use super::control::SimControl;
 use super::device::SimDevice;
 use super::state::Shared;
-use crate::{AdapterInfo, Backend, Device};
+use crate::{AdapterInfo, Backend, Device, ShaderFeatures};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ pub fn open(config: SimConfig) -> (Arc<dyn Device>, SimControl) {
         max_allocation: config.memory_bytes,
         max_binding: config.memory_bytes,
         float64: true,
+        shader: ShaderFeatures::default(),
     };
     let shared = Arc::new(Shared::new(info, &config));
     let control = SimControl::new(Arc::clone(&shared));

@@ -3,7 +3,7 @@ use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
 use super::shared::{Limits, UNIFIED};
 use crate::sync::Arc;
-use crate::{AdapterInfo, Backend, Device, HalError};
+use crate::{AdapterInfo, Backend, Device, HalError, ShaderFeatures};
 use ash::{khr, vk};
 
 /// A physical device that can be opened, and how.
@@ -74,8 +74,11 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     let instance = &connection.instance;
     let mut driver = vk::PhysicalDeviceDriverProperties::default();
     let mut maintenance = vk::PhysicalDeviceMaintenance3Properties::default();
-    let mut properties =
-        vk::PhysicalDeviceProperties2::default().push_next(&mut driver).push_next(&mut maintenance);
+    let mut controls = vk::PhysicalDeviceFloatControlsProperties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default()
+        .push_next(&mut driver)
+        .push_next(&mut maintenance)
+        .push_next(&mut controls);
     // SAFETY: the chained structures are of version 1.2 or older, which every loader that made the instance knows.
     unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
     let properties = properties.properties;
@@ -135,6 +138,13 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
             max_allocation: maintenance.max_memory_allocation_size.min(local),
             max_binding: u64::from(properties.limits.max_storage_buffer_range),
             float64: features.shader_float64 == vk::TRUE,
+            shader: ShaderFeatures {
+                int64: features.shader_int64 == vk::TRUE,
+                half: float16.shader_float16 == vk::TRUE && features.shader_int16 == vk::TRUE,
+                preserve_nan_f32: controls.shader_signed_zero_inf_nan_preserve_float32 == vk::TRUE,
+                preserve_subnormals_f32: controls.shader_denorm_preserve_float32 == vk::TRUE,
+                round_even_f16: controls.shader_rounding_mode_rte_float16 == vk::TRUE,
+            },
         },
         family,
         family_queues,

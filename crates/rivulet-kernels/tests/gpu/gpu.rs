@@ -52,7 +52,13 @@ pub fn run(kernel: Kernel, params: &[u8], groups: [u32; 3], operands: &mut [Oper
     let _guard = ONE_AT_A_TIME.lock();
     let device = device().unwrap();
     let earlier = vulkan::validation_messages().len();
-    let words = match translate(&kernel, Target::SpirV(FloatControls::default())) {
+    let shader = device.info().shader;
+    let controls = FloatControls {
+        preserve_nan_f32: shader.preserve_nan_f32,
+        preserve_subnormals_f32: shader.preserve_subnormals_f32,
+        round_even_f16: shader.round_even_f16,
+    };
+    let words = match translate(&kernel, Target::SpirV(controls)) {
         Ok(Translated::SpirV(words)) => words,
         other => panic!("{other:?}"),
     };

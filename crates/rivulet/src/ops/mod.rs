@@ -16,7 +16,7 @@ use crate::Device;
 use crate::error::{Error, Result};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::{Backend, HalError, Pipeline, PipelineDesc, PipelineSource};
-use rivulet_kernels::{FloatControls, Kernel, Target, Translated, translate};
+use rivulet_kernels::{Features, FloatControls, Kernel, Target, Translated, translate};
 
 fn refuse<T>(op: &'static str, reason: String) -> Result<T> {
     Err(Error::BadOperand { op, reason })
@@ -28,9 +28,24 @@ fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dy
     if info.backend != Backend::Vulkan {
         return refuse(op, format!("{} has no native kernels", info.name));
     }
+    let shader = info.shader;
+    let needs = kernel.requires();
+    for (feature, offered, name) in [
+        (Features::INT64, shader.int64, "64-bit integers"),
+        (Features::HALF, shader.half, "16-bit arithmetic"),
+    ] {
+        if needs.contains(feature) && !offered {
+            return refuse(op, format!("{} has no {name}", info.name));
+        }
+    }
+    let controls = FloatControls {
+        preserve_nan_f32: shader.preserve_nan_f32,
+        preserve_subnormals_f32: shader.preserve_subnormals_f32,
+        round_even_f16: shader.round_even_f16,
+    };
     let compiled = device.pipelines().get(kernel, || {
         let label = kernel.label();
-        let translated = translate(kernel, Target::SpirV(FloatControls::default()));
+        let translated = translate(kernel, Target::SpirV(controls));
         let source = match translated.map_err(|error| error.to_string()) {
             Ok(Translated::SpirV(words)) => PipelineSource::SpirV(words),
             Ok(Translated::Msl { text, entry }) => PipelineSource::Msl { text, entry },

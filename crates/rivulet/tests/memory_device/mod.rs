@@ -44,6 +44,7 @@ impl AddressDevice {
             max_allocation: 1 << 38,
             max_binding: 1 << 38,
             float64: true,
+            shader: rivulet_hal::ShaderFeatures::default(),
         };
         Arc::new(Self { info, next: AtomicU64::new(1), held: Arc::new(AtomicU64::new(0)), capacity })
     }
