@@ -15,7 +15,7 @@ pub use matmul::{Matmul, Tile};
 pub use ops::Op;
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
-pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
+pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
 pub use row::{Norm, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
 
