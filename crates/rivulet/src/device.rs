@@ -451,6 +451,18 @@ impl Device {
         })
     }
 
+    /// A block that the CPU may write at once: its earlier life is over.
+    ///
+    /// # Errors
+    /// As [`Device::allocate`].
+    pub fn allocate_for_host(&self, bytes: u64) -> Result<Arc<Block>> {
+        let block = self.allocate(bytes)?;
+        if !self.info().inline_completion {
+            drop(self.host_access("allocate", &[(&block, Access::Write)])?);
+        }
+        Ok(block)
+    }
+
     /// Makes a block of host memory that somebody else allocated; see [`crate::memory::Allocator::adopt`].
     ///
     /// # Errors

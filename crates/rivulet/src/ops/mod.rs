@@ -33,9 +33,13 @@ pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
 pub use rows::{layer_norm, rms_norm, scan, softmax, softmax_backward};
 pub use view::View;
 
-#[allow(unused_imports, reason = "named in the documentation")]
 use crate::Device;
 use crate::error::{Error, Result};
+
+/// True where the device has kernels, false where PyTorch's CPU kernels do the work.
+pub fn has_kernels(device: &Device) -> bool {
+    device.info().backend == rivulet_hal::Backend::Vulkan
+}
 
 #[cold]
 fn refuse<T>(op: &'static str, reason: String) -> Result<T> {
