@@ -113,13 +113,12 @@ impl Device {
         let adapters = rivulet_hal::adapters();
         let place = find_adapter(&adapters, name)?;
         let Some(index) = place.checked_sub(1) else { return Self::with(rivulet_hal::host::open(), options) };
-        if !adapters[place].unified_memory {
-            let why = "the CPU does not share its memory, and not every op runs on it yet";
-            return Err(Error::NoAdapter(format!("{} cannot be used: {why}", adapters[place].name)));
-        }
-        let (validation, queues) =
-            (config::validation(&*options.env)?, config::wanted_queues(&*options.env)?);
-        let hal = rivulet_hal::vulkan::open(index, rivulet_hal::vulkan::Options { validation, queues });
+        let settings = rivulet_hal::vulkan::Options {
+            validation: config::validation(&*options.env)?,
+            queues: config::wanted_queues(&*options.env)?,
+            mirror: config::mirror(&*options.env)?,
+        };
+        let hal = rivulet_hal::vulkan::open(index, settings);
         Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)
     }
 
@@ -185,6 +184,11 @@ impl Device {
         let _opening = OPENING.lock();
         let place = GLOBAL.get(CURRENT.load(Ordering::Acquire));
         place.map(|place| place.get_or_init(|| device)).ok_or_else(Self::too_many_resets)
+    }
+
+    /// True where blocks of an earlier device may be about.
+    pub(crate) fn was_reset() -> bool {
+        CURRENT.load(Ordering::Relaxed) > 0
     }
 
     fn too_many_resets() -> Error {
@@ -422,6 +426,25 @@ impl Device {
         HostAccess::begin(&self.engine, None, label, operands)
     }
 
+    /// Copies bytes of a block from its byte `offset` on into `target`, as an operation of the calling thread's stream.
+    /// Cheaper than a [`Device::host_access`] where the CPU cannot see the device's memory: only these bytes are moved,
+    /// and the CPU keeps no copy.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] for bytes outside the block, and as [`Device::host_access`].
+    pub fn read(&self, label: &'static str, block: &Block, offset: u64, target: &mut [u8]) -> Result<()> {
+        crate::stream::host::read(&self.engine, label, block, offset, target)
+    }
+
+    /// Copies `source` into a block from its byte `offset` on, as an operation of the calling thread's stream; see
+    /// [`Device::read`]. The source is the caller's again at once; the device may still be busy with it.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn write(&self, label: &'static str, block: &Block, offset: u64, source: &[u8]) -> Result<()> {
+        crate::stream::host::write(&self.engine, label, block, offset, source)
+    }
+
     // --- memory --------------------------------------------------------------------------------------------
 
     /// A block of at least `bytes` (> 0) for the calling thread's stream. Where memory is short, caches are emptied
@@ -451,6 +474,21 @@ impl Device {
         })
     }
 
+    /// As [`Device::allocate`], a block whose bytes the CPU may write at once, without a [`Device::host_access`], until
+    /// anybody else gets to know of it: for a CPU kernel that computes into fresh memory. Device work of the block's
+    /// earlier life is waited for where it matters.
+    ///
+    /// # Errors
+    /// As [`Device::allocate`], and the failure of a stream that has to be waited for.
+    pub fn allocate_for_host(&self, bytes: u64) -> Result<Arc<Block>> {
+        let block = self.allocate(bytes)?;
+        if let Err(error) = crate::stream::host::settle(&self.engine, &block) {
+            self.free(block);
+            return Err(error);
+        }
+        Ok(block)
+    }
+
     /// Makes a block of host memory that somebody else allocated; see [`crate::memory::Allocator::adopt`].
     ///
     /// # Errors
@@ -460,15 +498,23 @@ impl Device {
         Ok(self.engine.allocator.adopt(address, bytes, stream, drop)?)
     }
 
-    /// Gives a block back. Any thread, also inside an op; waits for nothing. Nothing in a forked child and after
-    /// [`Device::shut_down`], where the process's end frees everything.
+    /// Gives a block back, to the device that it came from where that was lost and this one opened in its place. Any
+    /// thread, also inside an op; waits for nothing. Nothing in a forked child and after [`Device::shut_down`], where the
+    /// process's end frees everything.
     #[inline]
     pub fn free(&self, block: Arc<Block>) {
         if self.engine.is_forked() || self.engine.is_shut_down() {
             // Dropping a handle frees nothing, and the count is not a lock.
             return;
         }
-        self.engine.allocator.free(block);
+        if self.engine.allocator.owns(&block) {
+            return self.engine.allocator.free(block);
+        }
+        // It was allocated before the device was lost and opened anew.
+        let mut earlier = GLOBAL.iter().map_while(OnceLock::get);
+        if let Some(owner) = earlier.find(|device| device.engine.allocator.owns(&block)) {
+            owner.engine.allocator.free(block);
+        }
     }
 
     /// Whether `address` is memory of the process's device or of one that it had before; it works after shutdown
@@ -533,7 +579,11 @@ mod tests {
         let other = fresh.allocate(64).unwrap();
         drop(fresh.host_access("op", &[(&other, crate::Access::Write)]).unwrap());
         assert!(matches!(lost.synchronize(), Err(Error::DeviceLost { .. })));
-        lost.free(block);
+        let refused = fresh.host_access("op", &[(&block, crate::Access::Read)]).unwrap_err();
+        assert!(matches!(&refused, Error::DeviceLost { op, .. } if op == "op"), "{refused}");
+        fresh.free(block);
         fresh.free(other);
+        let freed = |device: &Device| device.memory_stats().unwrap().free_count;
+        assert_eq!((freed(lost), freed(fresh)), (1, 1), "each block goes back to where it came from");
     }
 }

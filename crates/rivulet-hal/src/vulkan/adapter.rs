@@ -51,6 +51,7 @@ pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError>
         }
         found.info.queues = queues;
     }
+    found.info.unified_memory &= !options.mirror;
     Ok(VulkanDevice::open(found)?)
 }
 
