@@ -48,6 +48,19 @@ pub enum Backend {
     Metal,
 }
 
+/// What kind of machine an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// The CPU, or a GPU that it simulates.
+    Cpu,
+    /// A GPU on the CPU's chip or beside it, with the same memory.
+    Integrated,
+    /// A card with memory of its own.
+    Discrete,
+    /// A GPU that a virtual machine offers.
+    Virtual,
+}
+
 /// What an adapter is and can do. Fixed for the life of a device.
 #[derive(Clone, Debug)]
 pub struct AdapterInfo {
@@ -55,6 +68,8 @@ pub struct AdapterInfo {
     pub name: String,
     /// Driver family.
     pub backend: Backend,
+    /// Kind of machine.
+    pub class: AdapterClass,
     /// Driver name and version, for reports.
     pub driver: String,
     /// Hardware queues that the runtime should use (already chosen, not the driver's count).

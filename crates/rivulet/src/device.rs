@@ -13,7 +13,7 @@ use crate::stream::record::{DeviceOp, Extra, FlushPolicy};
 use crate::stream::{HostAccess, Stream};
 use rivulet_hal::sync::atomic::{AtomicUsize, Ordering};
 use rivulet_hal::sync::{self, Arc, Mutex, Rank};
-use rivulet_hal::{AdapterInfo, HalError, Recorder};
+use rivulet_hal::{AdapterClass, AdapterInfo, HalError, Recorder};
 use std::sync::OnceLock;
 
 /// How a device is opened.
@@ -74,8 +74,36 @@ sync::global! {
     static OPENING: Mutex<()> = Mutex::new(Rank::POOL, ());
 }
 
+/// Whether `RIVULET_ADAPTER=auto` looks for a GPU.
+const AUTO_USES_GPUS: bool = false;
+
+/// The place of the adapter that `auto` means: a card, else a GPU beside the CPU, else the host's. A simulated GPU is used
+/// only where it is asked for by name.
+fn find_best(adapters: &[AdapterInfo]) -> usize {
+    let first = |class| adapters.iter().position(|adapter| adapter.class == class);
+    first(AdapterClass::Discrete).or_else(|| first(AdapterClass::Integrated)).unwrap_or(0)
+}
+
+/// The adapters of the machine and the place of the one that the settings choose; `None` is the host's, and no driver
+/// was loaded.
+fn choose_adapter(env: &dyn EnvSource) -> Result<Option<(Vec<AdapterInfo>, usize)>> {
+    match config::adapter(env)? {
+        AdapterChoice::Auto if AUTO_USES_GPUS => {
+            let adapters = rivulet_hal::adapters();
+            let best = find_best(&adapters);
+            Ok(Some((adapters, best)))
+        }
+        AdapterChoice::Auto | AdapterChoice::Host => Ok(None),
+        AdapterChoice::Named(name) => {
+            let adapters = rivulet_hal::adapters();
+            let place = find_adapter(&adapters, &name)?;
+            Ok(Some((adapters, place)))
+        }
+    }
+}
+
 /// The place of the adapter with this number, or of the first whose name contains `wanted`, case ignored.
-fn find_adapter(adapters: &[rivulet_hal::AdapterInfo], wanted: &str) -> Result<usize> {
+fn find_adapter(adapters: &[AdapterInfo], wanted: &str) -> Result<usize> {
     let number = wanted.parse::<usize>().ok().filter(|&number| number < adapters.len());
     let part = wanted.to_lowercase();
     let named = || adapters.iter().position(|adapter| adapter.name.to_lowercase().contains(&part));
@@ -97,22 +125,20 @@ impl Device {
     /// # Errors
     /// A bad setting, or no adapter.
     pub fn open(options: DeviceOptions) -> Result<Self> {
-        match config::adapter(&*options.env)? {
-            AdapterChoice::Auto | AdapterChoice::Host => Self::with(rivulet_hal::host::open(), options),
-            AdapterChoice::Named(name) => Self::open_named(&name, options),
+        // The host's adapter is the first of the list.
+        match choose_adapter(&*options.env)?.and_then(|(_, place)| place.checked_sub(1)) {
+            None => Self::with(rivulet_hal::host::open(), options),
+            Some(index) => Self::open_vulkan(index, options),
         }
     }
 
     #[cfg(loom)]
-    fn open_named(name: &str, _: DeviceOptions) -> Result<Self> {
-        Err(Error::NoAdapter(format!("{name}: models run on the simulated adapter")))
+    fn open_vulkan(index: usize, _: DeviceOptions) -> Result<Self> {
+        Err(Error::NoAdapter(format!("{index}: models run on the simulated adapter")))
     }
 
     #[cfg(not(loom))]
-    fn open_named(name: &str, options: DeviceOptions) -> Result<Self> {
-        let adapters = rivulet_hal::adapters();
-        let place = find_adapter(&adapters, name)?;
-        let Some(index) = place.checked_sub(1) else { return Self::with(rivulet_hal::host::open(), options) };
+    fn open_vulkan(index: usize, options: DeviceOptions) -> Result<Self> {
         let settings = rivulet_hal::vulkan::Options {
             validation: config::validation(&*options.env)?,
             queues: config::wanted_queues(&*options.env)?,
@@ -126,15 +152,9 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::open`].
-    pub fn planned(env: &dyn EnvSource) -> Result<rivulet_hal::AdapterInfo> {
-        match config::adapter(env)? {
-            AdapterChoice::Auto | AdapterChoice::Host => Ok(rivulet_hal::host::info()),
-            AdapterChoice::Named(name) => {
-                let mut adapters = rivulet_hal::adapters();
-                let place = find_adapter(&adapters, &name)?;
-                Ok(adapters.swap_remove(place))
-            }
-        }
+    pub fn planned(env: &dyn EnvSource) -> Result<AdapterInfo> {
+        let chosen = choose_adapter(env)?;
+        Ok(chosen.map_or_else(rivulet_hal::host::info, |(mut adapters, place)| adapters.swap_remove(place)))
     }
 
     /// Opens the CPU's memory as a device, with default options. Starts no thread.
@@ -562,9 +582,22 @@ impl Device {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use super::Device;
+    use super::{Device, find_best};
     use crate::error::Error;
-    use rivulet_hal::HalError;
+    use rivulet_hal::{AdapterClass, AdapterInfo, HalError};
+
+    #[test]
+    fn a_card_is_better_than_a_gpu_beside_the_cpu_and_a_simulated_one_is_never_chosen() {
+        let best = |classes: &[AdapterClass]| {
+            let adapter = |&class| AdapterInfo { class, ..rivulet_hal::host::info() };
+            find_best(&classes.iter().map(adapter).collect::<Vec<_>>())
+        };
+        use AdapterClass::{Cpu, Discrete, Integrated, Virtual};
+        assert_eq!(best(&[Cpu, Integrated, Discrete, Cpu]), 2);
+        assert_eq!(best(&[Cpu, Integrated, Cpu]), 1);
+        assert_eq!(best(&[Cpu, Virtual, Cpu]), 0);
+        assert_eq!(best(&[Cpu]), 0);
+    }
 
     #[test]
     fn a_lost_global_device_is_opened_anew_and_the_old_one_goes_on_failing() {

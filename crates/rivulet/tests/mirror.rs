@@ -265,7 +265,7 @@ fn large_blocks_move_in_pieces_and_give_their_pages_back() {
     let values: Vec<f32> = (0..count).map(|index| index as f32).collect();
     let block = floats(&device, &values);
     let bytes = 4 * count as u64;
-    assert_eq!(resident(block.address(), bytes), Some(bytes.next_multiple_of(4096) / 4096));
+    assert_eq!(resident(block.address(), bytes), Some(bytes.div_ceil(4096)));
     let one = floats(&device, &[1.0]);
     let view = View::dense(&block, DType::F32, &[count as u64]);
     let mut repeated = View::dense(&one, DType::F32, &[count as u64]);
