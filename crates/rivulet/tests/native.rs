@@ -24,7 +24,7 @@ fn device() -> Option<Device> {
         eprintln!("skipped: no {wanted} on this machine (mesa-vulkan-drivers has llvmpipe)");
         return None;
     };
-    let hal = vulkan::open(index, Options { validation: true, queues: None })
+    let hal = vulkan::open(index, Options { validation: true, ..Options::default() })
         .or_else(|_| vulkan::open(index, Options::default()));
     Some(Device::with(hal.unwrap(), DeviceOptions::default()).unwrap())
 }
