@@ -96,8 +96,10 @@ pub struct RowParams {
     pub eps: f32,
     /// First element of the kept mean and rstd.
     pub stats: [u32; 2],
-    /// Fills the struct to a multiple of 16 bytes.
-    pub unused: [u32; 2],
+    /// Of a group norm: groups of a sample.
+    pub groups: u32,
+    /// Of a group norm: elements of a channel, at least 1.
+    pub places: u32,
 }
 
 /// Parameters of a matrix product. Lists of four are in the order out, a, b, bias.
@@ -194,4 +196,22 @@ pub struct AttentionParams {
     pub scale: f32,
     /// Fills the struct to a multiple of 16 bytes.
     pub unused: u32,
+}
+
+/// Parameters of the sums over rows that are a normalisation's gradients of weight and bias.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct NormColumnsParams {
+    /// First element of the gradients of weight and bias, of the gradient of the output, of x.
+    pub offsets: [u32; 4],
+    /// First element of mean and rstd.
+    pub stats: [u32; 2],
+    /// Rows of x.
+    pub rows: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// Rows that are summed up together.
+    pub chunk: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
 }

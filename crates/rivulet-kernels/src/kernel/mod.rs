@@ -3,6 +3,7 @@
 mod attention;
 mod index;
 mod matmul;
+mod norm_columns;
 mod ops;
 mod pointwise;
 mod reduce;
@@ -12,11 +13,12 @@ mod scan;
 pub use attention::{Attention, HeadSize, Mask};
 pub use index::{Gather, Scatter, ScatterOp};
 pub use matmul::{Matmul, Tile};
+pub use norm_columns::NormColumns;
 pub use ops::Op;
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
-pub use row::{Norm, Row, RowOp, RowStore, RowThreads};
+pub use row::{Norm, NormBackward, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
 
 use crate::features::Features;
@@ -43,6 +45,8 @@ pub enum Kernel {
     Scan(Scan),
     /// Scaled dot-product attention.
     Attention(Attention),
+    /// Gradients of a normalisation's weight and bias.
+    NormColumns(NormColumns),
 }
 
 macro_rules! each_family {
@@ -56,6 +60,7 @@ macro_rules! each_family {
             Kernel::Scatter($key) => $body,
             Kernel::Scan($key) => $body,
             Kernel::Attention($key) => $body,
+            Kernel::NormColumns($key) => $body,
         }
     };
 }

@@ -12,6 +12,7 @@ mod gpu;
 mod indexing;
 mod layouts;
 mod maths;
+mod norms;
 mod ops;
 mod products;
 mod reductions;

@@ -4,9 +4,12 @@
 //! recorded; a kernel is compiled at its first use, by one thread. Shapes, types and aliasing are the caller's to get
 //! right as PyTorch defines them; what a kernel cannot do is an error that names the op, and nothing is recorded.
 
+mod launch;
+mod norm_backward;
 mod pointwise;
 mod view;
 
+pub use norm_backward::{NormGradient, norm_backward};
 pub use pointwise::pointwise;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op};
