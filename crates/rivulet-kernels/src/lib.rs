@@ -37,6 +37,8 @@
 //! | [`Gather`]: gather, index_select, embedding, index | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`Scatter`]: scatter, scatter_add, scatter_reduce, index_put | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`NormColumns`]: gradients of the weight and bias of layer_norm and rms_norm | weight, bias, gradient, x, mean, rstd | [`params::NormColumnsParams`] |
+//! | [`ChannelNorm`]: batch_norm by given statistics | out, x, mean, variance, weight, bias | [`params::ChannelNormParams`] |
+//! | [`Sort`]: in steps; also topk | as [`SortStep`] says | [`params::SortParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
@@ -62,8 +64,8 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm, NormBackward, NormColumns,
-    Op, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan,
-    ScanOp, Scatter, ScatterOp, Tile,
+    Attention, ChannelNorm, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm, NormBackward,
+    NormColumns, Op, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceThreads, Row, RowOp, RowStore,
+    RowThreads, Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

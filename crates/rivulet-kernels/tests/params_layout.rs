@@ -57,6 +57,22 @@ fn params_lie_in_rust_as_in_wgsl() {
             fields!(NormColumnsParams: offsets stats rows size chunk),
         ),
         (
+            Kernel::ChannelNorm(ChannelNorm {
+                dtype: DType::F32,
+                stats: DType::F32,
+                affine: DType::F32,
+                variance: true,
+                weight: true,
+                bias: true,
+                store: RowStore::Whole,
+            }),
+            fields!(ChannelNormParams: offsets stats count channels places eps),
+        ),
+        (
+            Kernel::Sort(Sort::new(SortStep::Rows, DType::F32, false)),
+            fields!(SortParams: offsets rows size inner keep width runs),
+        ),
+        (
             Kernel::Attention(attention),
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
                 queries keys dim group diagonal scale),

@@ -136,6 +136,43 @@ fn sums_over_rows_translate() {
     check(&kernels);
 }
 
+#[test]
+fn normalisations_of_channels_translate() {
+    let mut kernels = Vec::new();
+    for (dtype, stats, affine) in [
+        (DType::F32, DType::F32, DType::F32),
+        (DType::F16, DType::F16, DType::F16),
+        (DType::BF16, DType::F32, DType::BF16),
+        (DType::F16, DType::F32, DType::F32),
+    ] {
+        for store in [RowStore::Whole, RowStore::Ragged] {
+            for bits in 0..8 {
+                let (variance, weight, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                let key = ChannelNorm { dtype, stats, affine, variance, weight, bias, store };
+                kernels.push(Kernel::ChannelNorm(key));
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn sorts_translate() {
+    let mut seen = std::collections::HashSet::new();
+    let mut kernels = Vec::new();
+    for step in [SortStep::Rows, SortStep::Runs, SortStep::Merge, SortStep::Finish] {
+        for dtype in DType::ALL {
+            for descending in [false, true] {
+                let key = Sort::new(step, dtype, descending);
+                if seen.insert(key) {
+                    kernels.push(Kernel::Sort(key));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {

@@ -1,6 +1,6 @@
 //! Gradients of normalisations on a Vulkan device, through the runtime. Skipped where there is none.
 #![cfg(not(loom))]
-#![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic what is wrong")]
 
 mod common;
 #[path = "common/gpu.rs"]
@@ -24,7 +24,8 @@ fn gradients_of_layer_norm_and_rms_norm_of_any_number_of_rows() {
                 let mean = if centered { x.iter().sum::<f64>() / size as f64 } else { 0.0 };
                 let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size as f64;
                 let rstd = 1.0 / (variance + 1e-5).sqrt();
-                (means.push(mean as f32), rstds.push(rstd as f32));
+                means.push(mean as f32);
+                rstds.push(rstd as f32);
                 let z: Vec<f64> = x.iter().map(|x| (x - mean) * rstd).collect();
                 let g: Vec<f64> = g[row * size..][..size].iter().map(|&g| f64::from(g)).collect();
                 let scaled: Vec<f64> = g.iter().zip(&weight).map(|(g, &w)| g * f64::from(w)).collect();

@@ -1,6 +1,7 @@
 //! The key of a kernel: which family, and which variant of it.
 
 mod attention;
+mod channel_norm;
 mod index;
 mod matmul;
 mod norm_columns;
@@ -9,8 +10,10 @@ mod pointwise;
 mod reduce;
 mod row;
 mod scan;
+mod sort;
 
 pub use attention::{Attention, HeadSize, Mask};
+pub use channel_norm::ChannelNorm;
 pub use index::{Gather, Scatter, ScatterOp};
 pub use matmul::{Matmul, Tile};
 pub use norm_columns::NormColumns;
@@ -20,6 +23,7 @@ pub use pointwise::{Layout, Pointwise};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
 pub use row::{Norm, NormBackward, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
+pub use sort::{Sort, SortStep};
 
 use crate::features::Features;
 
@@ -47,6 +51,10 @@ pub enum Kernel {
     Attention(Attention),
     /// Gradients of a normalisation's weight and bias.
     NormColumns(NormColumns),
+    /// Channels normalised by given statistics.
+    ChannelNorm(ChannelNorm),
+    /// A step of a sort.
+    Sort(Sort),
 }
 
 macro_rules! each_family {
@@ -61,6 +69,8 @@ macro_rules! each_family {
             Kernel::Scan($key) => $body,
             Kernel::Attention($key) => $body,
             Kernel::NormColumns($key) => $body,
+            Kernel::ChannelNorm($key) => $body,
+            Kernel::Sort($key) => $body,
         }
     };
 }

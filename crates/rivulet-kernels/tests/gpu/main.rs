@@ -17,4 +17,5 @@ mod ops;
 mod products;
 mod reductions;
 mod rows;
+mod sorts;
 mod values;

@@ -4,8 +4,8 @@ use crate::gpu::{Operand, input, output, run};
 use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
-use rivulet_kernels::params::{NormColumnsParams, RowParams};
-use rivulet_kernels::{DType, Kernel, Norm, NormBackward, NormColumns, Row, RowOp};
+use rivulet_kernels::params::{ChannelNormParams, NormColumnsParams, RowParams};
+use rivulet_kernels::{ChannelNorm, DType, Kernel, Norm, NormBackward, NormColumns, Row, RowOp, RowStore};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -175,6 +175,59 @@ fn a_group_is_normalised_over_its_channels() {
             let what = format!("{dtype:?} [{samples}, {groups} x {channels}, {places}]");
             assert_close(&decode(dtype, &out), &want, unit(dtype) * 2.0, 1.0, &what);
             assert_close(&decode(DType::F32, &mean), &means, 1e-6, 1.0, &what);
+        }
+    }
+}
+
+#[test]
+fn channels_are_normalised_by_given_statistics() {
+    need_device!();
+    let eps = 1e-3;
+    for dtype in FLOATS {
+        for (samples, channels, places) in [(2, 3, 5), (3, 4, 1), (1, 2, 300)] {
+            let count = samples * channels * places;
+            let x = numbers(dtype, count, 1);
+            let [mean, weight, bias] = [2, 3, 4].map(|seed| numbers(dtype, channels, seed));
+            let variance: Vec<f64> = numbers(DType::F32, channels, 5).iter().map(|x| x.abs() + 0.1).collect();
+            let variance = decode(dtype, &encode(dtype, &variance));
+            for given in [true, false] {
+                let spread: Vec<f64> =
+                    variance.iter().map(|v| if given { *v } else { 1.0 / (v + eps).sqrt() }).collect();
+                let spread = decode(dtype, &encode(dtype, &spread));
+                let offset = 1;
+                let key = ChannelNorm {
+                    dtype,
+                    stats: dtype,
+                    affine: dtype,
+                    variance: given,
+                    weight: true,
+                    bias: true,
+                    store: RowStore::choose(dtype, offset, count as u32, 1),
+                };
+                let want: Vec<f64> = (0..count)
+                    .map(|e| {
+                        let c = e / places % channels;
+                        let rstd = if given { 1.0 / (spread[c] + eps).sqrt() } else { spread[c] };
+                        (x[e] - mean[c]) * rstd * weight[c] + bias[c]
+                    })
+                    .collect();
+                let params = ChannelNormParams {
+                    offsets: [offset, 0, 0, 0],
+                    count: count as u32,
+                    channels: channels as u32,
+                    places: places as u32,
+                    eps: eps as f32,
+                    ..Default::default()
+                };
+                let mut results = [room(dtype, count + 1)];
+                let inputs = [&x, &mean, &spread, &weight, &bias].map(|values| encode(dtype, values));
+                let groups = key.groups(offset, count as u32);
+                apply(Kernel::ChannelNorm(key), bytes_of(&params), groups, &mut results, &inputs);
+                let what = format!("{dtype:?} [{samples}, {channels}, {places}] variance {given}");
+                let got = decode(dtype, &results[0]);
+                assert!(got[0] == 0.0, "{what}");
+                assert_close(&got[1..], &want, unit(dtype) * 2.0, 2.0, &what);
+            }
         }
     }
 }

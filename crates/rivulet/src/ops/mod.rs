@@ -4,15 +4,19 @@
 //! recorded; a kernel is compiled at its first use, by one thread. Shapes, types and aliasing are the caller's to get
 //! right as PyTorch defines them; what a kernel cannot do is an error that names the op, and nothing is recorded.
 
+mod group_norm;
 mod launch;
 mod norm_backward;
 mod pointwise;
+mod sort;
 mod view;
 
+pub use group_norm::{Spread, batch_norm, group_norm};
 pub use norm_backward::{NormGradient, norm_backward};
 pub use pointwise::pointwise;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op};
+pub use sort::sort;
 pub use view::View;
 
 use crate::Device;
