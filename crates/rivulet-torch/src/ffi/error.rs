@@ -36,7 +36,7 @@ impl From<Error> for Failure {
             Error::OutOfMemory { .. } => OUT_OF_MEMORY,
             Error::Interrupted(_) => INTERRUPTED,
             Error::NoSuchStream { .. } | Error::NoSuchPriority { .. } => INVALID,
-            Error::NoKernel { .. } => NO_KERNEL,
+            Error::NoKernel { .. } | Error::BadOperand { .. } => NO_KERNEL,
             _ => ERROR,
         };
         Self::new(status, error.to_string())

@@ -3,11 +3,11 @@
 use super::answer;
 use super::error::{Failure, INVALID, NO_KERNEL, enter, enter_or};
 use crate::python;
-use rivulet::memory::Block;
 use pending as later;
-use rivulet::ops::{self, DType, Op, ReduceOp, Scalar, ScanOp, ScatterOp, View};
 use pending::ScatterSource;
 use rivulet::Device;
+use rivulet::memory::Block;
+use rivulet::ops::{self, DType, Op, ReduceOp, Scalar, ScanOp, ScatterOp, View};
 use rivulet_hal::sync::Arc;
 use smallvec::SmallVec;
 use std::ffi::{CStr, c_char, c_void};
@@ -453,8 +453,9 @@ unsafe extern "C" fn rivulet_gather(
 ) -> i32 {
     record(|device, temporaries| {
         // SAFETY: by contract.
-        let (out, x, index) =
-            unsafe { (required(out, temporaries)?, required(x, temporaries)?, required(index, temporaries)?) };
+        let (out, x, index) = unsafe {
+            (required(out, temporaries)?, required(x, temporaries)?, required(index, temporaries)?)
+        };
         Ok(later::gather(device, &out, &x, dim as usize, &index)?)
     })
 }
@@ -475,8 +476,9 @@ unsafe extern "C" fn rivulet_scatter(
     record(|device, temporaries| {
         let kind = ScatterOp::ALL.get(kind as usize).copied().ok_or_else(|| no_kernel("no such scatter"))?;
         // SAFETY: by contract.
-        let (out, index, source) =
-            unsafe { (required(out, temporaries)?, required(index, temporaries)?, optional(source, temporaries)?) };
+        let (out, index, source) = unsafe {
+            (required(out, temporaries)?, required(index, temporaries)?, optional(source, temporaries)?)
+        };
         let source = match &source {
             Some(view) => ScatterSource::View(view),
             None => ScatterSource::Scalar(value.of(out.dtype)),
@@ -498,8 +500,9 @@ unsafe extern "C" fn rivulet_index_select(
 ) -> i32 {
     record(|device, temporaries| {
         // SAFETY: by contract.
-        let (out, x, index) =
-            unsafe { (required(out, temporaries)?, required(x, temporaries)?, required(index, temporaries)?) };
+        let (out, x, index) = unsafe {
+            (required(out, temporaries)?, required(x, temporaries)?, required(index, temporaries)?)
+        };
         Ok(later::index_select(device, &out, &x, dim as usize, &index)?)
     })
 }
@@ -595,8 +598,9 @@ unsafe extern "C" fn rivulet_attention(
 ) -> i32 {
     record(|device, temporaries| {
         // SAFETY: by contract.
-        let (out, logsumexp, q) =
-            unsafe { (required(out, temporaries)?, optional(logsumexp, temporaries)?, required(q, temporaries)?) };
+        let (out, logsumexp, q) = unsafe {
+            (required(out, temporaries)?, optional(logsumexp, temporaries)?, required(q, temporaries)?)
+        };
         // SAFETY: by contract.
         let (k, v, mask) =
             unsafe { (required(k, temporaries)?, required(v, temporaries)?, optional(mask, temporaries)?) };
@@ -610,13 +614,57 @@ mod pending {
     use super::*;
     use rivulet::Error;
     type R = Result<(), Error>;
-    pub enum ScatterSource<'a> { View(&'a View<'a>), Scalar(Scalar) }
-    fn no() -> R { Err(Error::NoKernel { op: "pending", reason: String::new() }) }
-    pub fn gather(_: &Device, _: &View<'_>, _: &View<'_>, _: usize, _: &View<'_>) -> R { no() }
-    pub fn scatter(_: &Device, _: ScatterOp, _: &View<'_>, _: usize, _: &View<'_>, _: ScatterSource<'_>) -> R { no() }
-    pub fn index_select(_: &Device, _: &View<'_>, _: &View<'_>, _: usize, _: &View<'_>) -> R { no() }
-    pub fn index(_: &Device, _: &View<'_>, _: &View<'_>, _: &[View<'_>], _: &[u64], _: &[i64]) -> R { no() }
-    pub fn index_put(_: &Device, _: &View<'_>, _: &View<'_>, _: &[View<'_>], _: &[u64], _: &[i64], _: bool) -> R { no() }
-    pub fn attention(_: &Device, _: &View<'_>, _: Option<&View<'_>>, _: &View<'_>, _: &View<'_>, _: &View<'_>, _: Option<&View<'_>>, _: bool, _: f32) -> R { no() }
-    pub fn random(_: &Device, _: Op, _: &View<'_>, _: &[Scalar], _: u64) -> R { no() }
+    pub enum ScatterSource<'a> {
+        View(&'a View<'a>),
+        Scalar(Scalar),
+    }
+    fn no() -> R {
+        Err(Error::NoKernel { op: "pending", reason: String::new() })
+    }
+    pub fn gather(_: &Device, _: &View<'_>, _: &View<'_>, _: usize, _: &View<'_>) -> R {
+        no()
+    }
+    pub fn scatter(
+        _: &Device,
+        _: ScatterOp,
+        _: &View<'_>,
+        _: usize,
+        _: &View<'_>,
+        _: ScatterSource<'_>,
+    ) -> R {
+        no()
+    }
+    pub fn index_select(_: &Device, _: &View<'_>, _: &View<'_>, _: usize, _: &View<'_>) -> R {
+        no()
+    }
+    pub fn index(_: &Device, _: &View<'_>, _: &View<'_>, _: &[View<'_>], _: &[u64], _: &[i64]) -> R {
+        no()
+    }
+    pub fn index_put(
+        _: &Device,
+        _: &View<'_>,
+        _: &View<'_>,
+        _: &[View<'_>],
+        _: &[u64],
+        _: &[i64],
+        _: bool,
+    ) -> R {
+        no()
+    }
+    pub fn attention(
+        _: &Device,
+        _: &View<'_>,
+        _: Option<&View<'_>>,
+        _: &View<'_>,
+        _: &View<'_>,
+        _: &View<'_>,
+        _: Option<&View<'_>>,
+        _: bool,
+        _: f32,
+    ) -> R {
+        no()
+    }
+    pub fn random(_: &Device, _: Op, _: &View<'_>, _: &[Scalar], _: u64) -> R {
+        no()
+    }
 }

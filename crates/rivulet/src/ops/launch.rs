@@ -1,7 +1,7 @@
 //! The way from a kernel's key and its operands to the calling thread's stream.
 
-use super::view::View;
 use super::no_kernel;
+use super::view::View;
 use crate::error::Result;
 use crate::ids::Access;
 use crate::memory::Block;
@@ -72,7 +72,7 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
 }
 
 /// The compiled kernel.
-fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
+pub(super) fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
     require(device, op, kernel.requires())?;
     let shader = device.info().shader;
     let controls = FloatControls {

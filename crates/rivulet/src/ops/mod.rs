@@ -15,22 +15,29 @@
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
 mod copy;
+mod group_norm;
 mod launch;
 mod matmul;
+mod norm_backward;
 mod pointwise;
 mod reduce;
 mod rows;
+mod single;
+mod sort;
 mod temporary;
 mod view;
 mod walk;
 
 pub use copy::{copy, fill};
+pub use group_norm::{Spread, batch_norm, group_norm};
 pub use matmul::matmul;
+pub use norm_backward::{NormGradient, norm_backward};
 pub use pointwise::pointwise;
 pub use reduce::reduce;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
 pub use rows::{layer_norm, rms_norm, scan, softmax, softmax_backward};
+pub use sort::sort;
 pub use view::View;
 
 use crate::Device;
