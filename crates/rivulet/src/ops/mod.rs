@@ -4,6 +4,7 @@
 //! recorded; a kernel is compiled at its first use, by one thread. Shapes, types and aliasing are the caller's to get
 //! right as PyTorch defines them; what a kernel cannot do is an error that names the op, and nothing is recorded.
 
+mod conv;
 mod group_norm;
 mod launch;
 mod norm_backward;
@@ -11,6 +12,7 @@ mod pointwise;
 mod sort;
 mod view;
 
+pub use conv::{ConvGeometry, conv2d, conv2d_transposed, conv2d_weight_gradient};
 pub use group_norm::{Spread, batch_norm, group_norm};
 pub use norm_backward::{NormGradient, norm_backward};
 pub use pointwise::pointwise;
