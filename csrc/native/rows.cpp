@@ -35,7 +35,7 @@ struct Softmax {
     dim = c10::maybe_wrap_dim(dim, x.dim());
     return x.numel() == 0 ||
         (x.dim() > 0 && views.output(out) && views.input(x) &&
-         recorded(rivulet_softmax(logarithm, views.at(0), views.at(1), dim)));
+         views.recorded(rivulet_softmax(logarithm, views.at(0), views.at(1), dim)));
   }
 };
 
@@ -46,7 +46,7 @@ struct SoftmaxBackward {
     dim = c10::maybe_wrap_dim(dim, grad.dim());
     return grad.numel() == 0 ||
         (grad.dim() > 0 && views.output(out) && views.input(grad) && views.input(output) &&
-         recorded(rivulet_softmax_backward(logarithm, views.at(0), views.at(1), views.at(2), dim)));
+         views.recorded(rivulet_softmax_backward(logarithm, views.at(0), views.at(1), views.at(2), dim)));
   }
 };
 
@@ -62,7 +62,7 @@ bool layer_norm(
   Views views;
   return views.output(as_rows(*out)) && views.output_if(as_column(mean)) && views.output_if(as_column(rstd)) &&
       views.input(as_rows(x)) && views.input_if(as_row(weight)) && views.input_if(as_row(bias)) &&
-      recorded(rivulet_layer_norm(
+      views.recorded(rivulet_layer_norm(
           views.at(0), views.optional(1), views.optional(2), views.at(3), views.optional(4), views.optional(5), eps));
 }
 

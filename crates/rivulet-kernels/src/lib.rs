@@ -39,6 +39,7 @@
 //! | [`NormColumns`]: gradients of the weight and bias of layer_norm and rms_norm | weight, bias, gradient, x, mean, rstd | [`params::NormColumnsParams`] |
 //! | [`ChannelNorm`]: batch_norm by given statistics | out, x, mean, variance, weight, bias | [`params::ChannelNormParams`] |
 //! | [`Sort`]: in steps; also topk | as [`SortStep`] says | [`params::SortParams`] |
+//! | [`Conv`]: of images, forward and transposed | out, x, weight, bias | [`params::ConvParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
@@ -64,8 +65,8 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, ChannelNorm, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm, NormBackward,
-    NormColumns, Op, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp,
-    RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
+    Attention, ChannelNorm, Conv, ConvKind, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm,
+    NormBackward, NormColumns, Op, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads,
+    Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

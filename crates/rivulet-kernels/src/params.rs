@@ -257,3 +257,37 @@ pub struct SortParams {
     /// Fills the struct to a multiple of 16 bytes.
     pub unused: [u32; 2],
 }
+
+/// Parameters of a convolution. Pairs are in the order height, width; channels are those of one group.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ConvParams {
+    /// The output's strides along batch, channel, row, column.
+    pub out_strides: [u32; 4],
+    /// The input's strides along the same.
+    pub x_strides: [u32; 4],
+    /// The weight's strides along output channel, input channel, row, column.
+    pub weight_strides: [u32; 4],
+    /// First element of the output, the input, the weight, the bias.
+    pub offsets: [u32; 4],
+    /// Size of the input.
+    pub x_size: [u32; 2],
+    /// Size of the output.
+    pub out_size: [u32; 2],
+    /// Size of the kernel.
+    pub kernel: [u32; 2],
+    /// Places from one patch to the next.
+    pub stride: [u32; 2],
+    /// Zeros around the input; of a transposed convolution what is cut off around the output.
+    pub padding: [u32; 2],
+    /// Places from one element of a patch to the next.
+    pub dilation: [u32; 2],
+    /// Samples.
+    pub batch: u32,
+    /// Input channels of a group.
+    pub in_channels: u32,
+    /// Output channels of a group.
+    pub out_channels: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+}

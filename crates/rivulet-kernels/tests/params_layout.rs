@@ -73,6 +73,11 @@ fn params_lie_in_rust_as_in_wgsl() {
             fields!(SortParams: offsets rows size inner keep width runs),
         ),
         (
+            Kernel::Conv(Conv { dtype: DType::F32, kind: ConvKind::Forward, bias: true, tile: Tile::Small }),
+            fields!(ConvParams: out_strides x_strides weight_strides offsets x_size out_size kernel stride padding
+                dilation batch in_channels out_channels),
+        ),
+        (
             Kernel::Attention(attention),
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
                 queries keys dim group diagonal scale),

@@ -173,6 +173,21 @@ fn sorts_translate() {
     check(&kernels);
 }
 
+#[test]
+fn convolutions_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for tile in [Tile::Small, Tile::Medium, Tile::Large] {
+            for kind in [ConvKind::Forward, ConvKind::Transposed, ConvKind::WeightGradient] {
+                for bias in [false, true] {
+                    kernels.push(Kernel::Conv(Conv { dtype, kind, bias, tile }));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {

@@ -46,12 +46,64 @@ pub struct Matmul {
     pub pairs: bool,
 }
 
-struct Shape {
-    rows: u32,
-    columns: u32,
+/// A tile: rows and columns of the output, and steps along k.
+pub(super) struct Shape {
+    pub(super) rows: u32,
+    pub(super) columns: u32,
     /// Rows and columns of an invocation.
     own: u32,
     depth: u32,
+}
+
+impl Shape {
+    pub(super) const SMALL: Self = Self { rows: 32, columns: 32, own: 4, depth: 16 };
+
+    pub(super) const fn threads(&self) -> u32 {
+        self.rows / self.own * (self.columns / self.own)
+    }
+
+    /// Sizes, and the part of a tile that an invocation makes: declared, multiplied and written, by a function
+    /// `store_four` whose first arguments are `to`.
+    pub(super) fn fill(&self, shader: Shader, to: &str) -> Shader {
+        let Self { rows, columns, own, depth } = *self;
+        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
+        let xs = columns / own;
+        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
+        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
+        for v in 0..own / 4 {
+            // Writing to a String cannot fail, here and below.
+            let _ =
+                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {}u + y];", rows / 4, v * row_stripe / 4);
+            let _ = writeln!(
+                multiply,
+                "let b{v} = tile_b[kk * {}u + {}u + x];",
+                columns / 4,
+                v * column_stripe / 4
+            );
+        }
+        for r in 0..own {
+            for c in 0..own / 4 {
+                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
+                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
+                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
+                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
+                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
+                let _ = writeln!(write, "store_four({to}, {row}, {column}, c{r}_{c});");
+            }
+        }
+        shader
+            .set("TM", rows.to_string())
+            .set("TN", columns.to_string())
+            .set("TK", depth.to_string())
+            .set("RM", own.to_string())
+            .set("RN", own.to_string())
+            .set("XS", xs.to_string())
+            .set("A_VECTORS", (rows * depth / 4).to_string())
+            .set("B_VECTORS", (columns * depth / 4).to_string())
+            .set("DECLARE", declare)
+            .set("MULTIPLY", multiply)
+            .set("WRITE", write)
+    }
 }
 
 impl Tile {
@@ -68,9 +120,9 @@ impl Tile {
         }
     }
 
-    const fn shape(self) -> Option<Shape> {
+    pub(super) const fn shape(self) -> Option<Shape> {
         match self {
-            Self::Small => Some(Shape { rows: 32, columns: 32, own: 4, depth: 16 }),
+            Self::Small => Some(Shape::SMALL),
             Self::Medium => Some(Shape { rows: 64, columns: 64, own: 4, depth: 16 }),
             Self::Large => Some(Shape { rows: 128, columns: 128, own: 8, depth: 16 }),
             _ => None,
@@ -85,7 +137,7 @@ impl Tile {
         }
     }
 
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Small => "small",
             Self::Medium => "medium",
@@ -96,9 +148,9 @@ impl Tile {
         }
     }
 
-    const fn threads(self) -> u32 {
+    pub(super) const fn threads(self) -> u32 {
         match self.shape() {
-            Some(shape) => shape.rows / shape.own * (shape.columns / shape.own),
+            Some(shape) => shape.threads(),
             None => 256,
         }
     }
@@ -192,32 +244,7 @@ impl Matmul {
     }
 
     fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
-        let Shape { rows, columns, own, depth } = *shape;
-        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
-        let xs = columns / own;
-        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
-        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
-        for v in 0..own / 4 {
-            // Writing to a String cannot fail, here and below.
-            let _ =
-                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {}u + y];", rows / 4, v * row_stripe / 4);
-            let _ = writeln!(
-                multiply,
-                "let b{v} = tile_b[kk * {}u + {}u + x];",
-                columns / 4,
-                v * column_stripe / 4
-            );
-        }
-        for r in 0..own {
-            for c in 0..own / 4 {
-                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
-                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
-                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
-                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
-                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
-                let _ = writeln!(write, "store_four(base, {row}, {column}, c{r}_{c});");
-            }
-        }
+        let Shape { rows, columns, depth, .. } = *shape;
         let store = if self.pairs() {
             format!(
                 "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
@@ -235,24 +262,14 @@ impl Matmul {
             }
         };
         let ((a_k, a_row), (b_k, b_column)) = (along(self.a_along_k, rows), along(self.b_along_k, columns));
-        shader
-            .set("TM", rows.to_string())
-            .set("TN", columns.to_string())
-            .set("TK", depth.to_string())
-            .set("RM", own.to_string())
-            .set("RN", own.to_string())
-            .set("XS", xs.to_string())
+        shape
+            .fill(shader, "base")
             .set("PAIR", if self.pairs() { "2" } else { "1" })
-            .set("A_VECTORS", (rows * depth / 4).to_string())
-            .set("B_VECTORS", (columns * depth / 4).to_string())
             .set("A_K", a_k)
             .set("A_ROW", a_row)
             .set("B_K", b_k)
             .set("B_COLUMN", b_column)
             .set("STORE", store)
-            .set("DECLARE", declare)
-            .set("MULTIPLY", multiply)
-            .set("WRITE", write)
     }
 
     fn skinny_body(&self, shader: Shader) -> Shader {

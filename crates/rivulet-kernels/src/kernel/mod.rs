@@ -2,6 +2,7 @@
 
 mod attention;
 mod channel_norm;
+mod conv;
 mod index;
 mod matmul;
 mod norm_columns;
@@ -14,6 +15,7 @@ mod sort;
 
 pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
+pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
 pub use matmul::{Matmul, Tile};
 pub use norm_columns::NormColumns;
@@ -55,6 +57,8 @@ pub enum Kernel {
     ChannelNorm(ChannelNorm),
     /// A step of a sort.
     Sort(Sort),
+    /// Convolution.
+    Conv(Conv),
 }
 
 macro_rules! each_family {
@@ -71,6 +75,7 @@ macro_rules! each_family {
             Kernel::NormColumns($key) => $body,
             Kernel::ChannelNorm($key) => $body,
             Kernel::Sort($key) => $body,
+            Kernel::Conv($key) => $body,
         }
     };
 }
@@ -96,6 +101,7 @@ impl Kernel {
         match self {
             Self::Matmul(key) => key.workgroup(),
             Self::Attention(key) => key.workgroup(),
+            Self::Conv(key) => key.workgroup(),
             _ => [POINTWISE_GROUP, 1, 1],
         }
     }

@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, reason = "one binary of several files")]
 
 mod attention;
+mod convolutions;
 mod creation;
 mod gpu;
 mod indexing;

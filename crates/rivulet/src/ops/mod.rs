@@ -14,6 +14,7 @@
 //!
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
+mod conv;
 mod copy;
 mod group_norm;
 mod launch;
@@ -28,6 +29,7 @@ mod temporary;
 mod view;
 mod walk;
 
+pub use conv::{ConvGeometry, conv2d, conv2d_transposed, conv2d_weight_gradient};
 pub use copy::{copy, fill};
 pub use group_norm::{Spread, batch_norm, group_norm};
 pub use matmul::matmul;
