@@ -40,6 +40,8 @@
 //! | [`ChannelNorm`]: batch_norm by given statistics | out, x, mean, variance, weight, bias | [`params::ChannelNormParams`] |
 //! | [`Sort`]: in steps; also topk | as [`SortStep`] says | [`params::SortParams`] |
 //! | [`Conv`]: of images, forward and transposed | out, x, weight, bias | [`params::ConvParams`] |
+//! | [`Nll`]: nll_loss and its gradient | as [`NllPass`] says | [`params::NllParams`] |
+//! | [`EmbeddingGradient`] | out, sorted indices, order, gradient | [`params::EmbeddingGradientParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
@@ -65,8 +67,9 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, ChannelNorm, Conv, ConvKind, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm,
-    NormBackward, NormColumns, Op, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceThreads, Row, RowOp,
-    RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
+    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, Kernel, Layout,
+    LossReduction, MAX_GROUPS, Mask, Matmul, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pointwise,
+    Reduce, ReduceOp, ReduceOutput, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter,
+    ScatterOp, Sort, SortStep, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

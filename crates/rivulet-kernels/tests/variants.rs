@@ -188,6 +188,28 @@ fn convolutions_translate() {
     check(&kernels);
 }
 
+#[test]
+fn losses_and_gradients_of_embeddings_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for index in [DType::I64, DType::I32, DType::U8] {
+            let passes =
+                [NllPass::Forward, NllPass::Backward(RowStore::Whole), NllPass::Backward(RowStore::Ragged)];
+            for pass in passes {
+                for reduction in [LossReduction::None, LossReduction::Mean, LossReduction::Sum] {
+                    for weight in [false, true] {
+                        kernels.push(Kernel::Nll(Nll { pass, reduction, dtype, target: index, weight }));
+                    }
+                }
+            }
+            for by_frequency in [false, true] {
+                kernels.push(Kernel::EmbeddingGradient(EmbeddingGradient { dtype, index, by_frequency }));
+            }
+        }
+    }
+    check(&kernels);
+}
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {

@@ -4,6 +4,7 @@ mod attention;
 mod channel_norm;
 mod conv;
 mod index;
+mod loss;
 mod matmul;
 mod norm_columns;
 mod ops;
@@ -17,6 +18,7 @@ pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
+pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use norm_columns::NormColumns;
 pub use ops::Op;
@@ -59,6 +61,10 @@ pub enum Kernel {
     Sort(Sort),
     /// Convolution.
     Conv(Conv),
+    /// Negative log likelihood.
+    Nll(Nll),
+    /// Gradient of an embedding's table.
+    EmbeddingGradient(EmbeddingGradient),
 }
 
 macro_rules! each_family {
@@ -76,6 +82,8 @@ macro_rules! each_family {
             Kernel::ChannelNorm($key) => $body,
             Kernel::Sort($key) => $body,
             Kernel::Conv($key) => $body,
+            Kernel::Nll($key) => $body,
+            Kernel::EmbeddingGradient($key) => $body,
         }
     };
 }

@@ -12,6 +12,7 @@ mod creation;
 mod gpu;
 mod indexing;
 mod layouts;
+mod losses;
 mod maths;
 mod norms;
 mod ops;

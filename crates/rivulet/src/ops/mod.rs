@@ -7,6 +7,7 @@
 mod conv;
 mod group_norm;
 mod launch;
+mod loss;
 mod norm_backward;
 mod pointwise;
 mod sort;
@@ -14,6 +15,7 @@ mod view;
 
 pub use conv::{ConvGeometry, conv2d, conv2d_transposed, conv2d_weight_gradient};
 pub use group_norm::{Spread, batch_norm, group_norm};
+pub use loss::{LossReduction, NllOperands, embedding_backward, nll_loss, nll_loss_backward};
 pub use norm_backward::{NormGradient, norm_backward};
 pub use pointwise::pointwise;
 pub use rivulet_kernels::params::Scalar;
