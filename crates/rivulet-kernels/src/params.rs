@@ -327,3 +327,22 @@ pub struct EmbeddingGradientParams {
     /// Fills the struct to a multiple of 16 bytes.
     pub unused: u32,
 }
+
+/// Parameters of a padding of dense `[outer, depth, height, width]`. Lists of four are depth, height, width and one that
+/// is unused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct PadParams {
+    /// First element of the output and of x; the rest is unused.
+    pub offsets: [u32; 4],
+    /// Sizes without the padding.
+    pub size: [u32; 4],
+    /// Sizes with it.
+    pub padded: [u32; 4],
+    /// Places before the first.
+    pub before: [i32; 4],
+    /// Elements of the output.
+    pub count: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}

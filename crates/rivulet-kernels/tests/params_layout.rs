@@ -96,6 +96,10 @@ fn params_lie_in_rust_as_in_wgsl() {
             fields!(EmbeddingGradientParams: offsets count size padding),
         ),
         (
+            Kernel::Pad(Pad::new(PadMode::Reflect, false, DType::F32, 0, 1)),
+            fields!(PadParams: offsets size padded before count),
+        ),
+        (
             Kernel::Attention(attention),
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
                 queries keys dim group diagonal scale),

@@ -8,6 +8,7 @@ mod loss;
 mod matmul;
 mod norm_columns;
 mod ops;
+mod pad;
 mod pointwise;
 mod reduce;
 mod row;
@@ -22,6 +23,7 @@ pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use norm_columns::NormColumns;
 pub use ops::Op;
+pub use pad::{Pad, PadMode};
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
@@ -61,6 +63,8 @@ pub enum Kernel {
     Sort(Sort),
     /// Convolution.
     Conv(Conv),
+    /// Padding by reflection or replication.
+    Pad(Pad),
     /// Negative log likelihood.
     Nll(Nll),
     /// Gradient of an embedding's table.
@@ -82,6 +86,7 @@ macro_rules! each_family {
             Kernel::ChannelNorm($key) => $body,
             Kernel::Sort($key) => $body,
             Kernel::Conv($key) => $body,
+            Kernel::Pad($key) => $body,
             Kernel::Nll($key) => $body,
             Kernel::EmbeddingGradient($key) => $body,
         }
