@@ -73,7 +73,7 @@ fn device() -> Option<Arc<dyn Device>> {
         eprintln!("skipped: no {} on this machine (mesa-vulkan-drivers has llvmpipe)", wanted());
         return None;
     };
-    let validated = vulkan::open(index, Options { validation: true, queues: None });
+    let validated = vulkan::open(index, Options { validation: true, ..Options::default() });
     Some(validated.unwrap_or_else(|error| {
         assert!(error.to_string().contains("not installed"), "{error}");
         vulkan::open(index, Options::default()).unwrap()
@@ -333,6 +333,7 @@ fn every_kind_of_memory_has_an_address_of_its_own() {
             assert_eq!(memory.address() % 64, 0);
             let mapped = usage != MemoryUsage::Device || device.info().unified_memory;
             assert_eq!(memory.host_ptr().map(|start| start.addr().get()), mapped.then(|| memory.address()));
+            assert_eq!(memory.mirror().map(|start| start.addr().get()), (!mapped).then(|| memory.address()));
             set_bytes(&device, &memory, 0, &vec![3; size as usize]);
             assert!(bytes(&device, &memory, 0, size).iter().all(|&byte| byte == 3));
             seen.push(memory);
@@ -398,7 +399,7 @@ fn an_unknown_adapter_and_impossible_queues_are_refused_by_name() {
     let error = vulkan::open(99, Options::default()).unwrap_err().to_string();
     assert!(error.contains("no adapter 99") && error.contains(&wanted()), "{error}");
     let error =
-        vulkan::open(index, Options { validation: false, queues: Some(700) }).unwrap_err().to_string();
+        vulkan::open(index, Options { queues: Some(700), ..Options::default() }).unwrap_err().to_string();
     assert!(error.contains("700 queues") && error.contains("1 to "), "{error}");
 }
 

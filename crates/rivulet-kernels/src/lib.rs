@@ -70,7 +70,7 @@ pub use features::Features;
 pub use kernel::{
     Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, Kernel, Layout,
     LossReduction, MAX_GROUPS, Mask, Matmul, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode,
-    Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan, ScanOp,
-    Scatter, ScatterOp, Sort, SortStep, Tile,
+    Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp, RowStore, RowThreads,
+    Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

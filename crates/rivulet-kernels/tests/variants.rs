@@ -247,6 +247,23 @@ fn reductions() -> Vec<Kernel> {
                     for stores in [ReduceOutput::Indices, ReduceOutput::Both] {
                         kernels.push(Kernel::Reduce(Reduce::new(op, input, stores, threads)));
                     }
+                    if input == input.native().dtype() {
+                        for stores in [ReduceOutput::Values, ReduceOutput::Indices, ReduceOutput::Both] {
+                            let key = Reduce::new(op, input, stores, threads);
+                            kernels.push(Kernel::Reduce(Reduce { stage: ReduceStage::Merge, ..key }));
+                        }
+                    }
+                }
+                if matches!(op, ReduceOp::Var | ReduceOp::Std) {
+                    let key = Reduce::new(op, input, ReduceOutput::Values, threads);
+                    kernels.push(Kernel::Reduce(Reduce {
+                        stage: ReduceStage::Merge,
+                        input: DType::F32,
+                        output: input,
+                        ..key
+                    }));
+                    let (stage, output) = (ReduceStage::Part, DType::F32);
+                    kernels.push(Kernel::Reduce(Reduce { stage, output, ..key }));
                 }
                 if op == ReduceOp::Sum && input != DType::F32 {
                     let key = Reduce::new(op, input, ReduceOutput::Values, threads);

@@ -13,6 +13,7 @@
 //! | `MPS_STREAM_POOL_WAIT_TIMEOUT_MS` | -1, 0, milliseconds | -1 waits without a limit, 0 fails at once |
 //! | `RIVULET_ADAPTER` | auto, host, a name or number | which adapter to open; auto is the host's |
 //! | `RIVULET_VALIDATION` | 0, 1 | 1: Vulkan's validation layer looks on |
+//! | `RIVULET_MIRROR` | 0, 1 | 1: memory that CPU and device share is used as if it were not, for tests |
 //! | `RIVULET_QUEUES` | 1 to the adapter's count | hardware queues to use |
 //!
 //! Where several of the pool's modes are set, the one that stands higher in the table wins; a bad value is an
@@ -126,12 +127,23 @@ pub const ADAPTER: &str = "RIVULET_ADAPTER";
 pub const QUEUES: &str = "RIVULET_QUEUES";
 /// Name of the variable that loads Vulkan's validation layer.
 pub const VALIDATION: &str = "RIVULET_VALIDATION";
+/// Name of the variable that hides the device's memory from the CPU.
+pub const MIRROR: &str = "RIVULET_MIRROR";
 /// More hardware queues than any adapter has.
 const MOST_QUEUES: i64 = 1024;
 
 /// Every variable, for reports.
-pub const VARIABLES: [&str; 8] =
-    [POOL_SIZE, POOL_SHARE, POOL_TIMEOUT, POOL_BACKPRESSURE, POOL_WAIT_TIMEOUT, ADAPTER, QUEUES, VALIDATION];
+pub const VARIABLES: [&str; 9] = [
+    POOL_SIZE,
+    POOL_SHARE,
+    POOL_TIMEOUT,
+    POOL_BACKPRESSURE,
+    POOL_WAIT_TIMEOUT,
+    ADAPTER,
+    QUEUES,
+    VALIDATION,
+    MIRROR,
+];
 
 /// Slots of a pool where nothing is set.
 pub const DEFAULT_POOL_SIZE: usize = 32;
@@ -219,6 +231,14 @@ pub fn adapter(env: &dyn EnvSource) -> Result<AdapterChoice, SettingError> {
             _ => Ok(AdapterChoice::Named(value)),
         },
     }
+}
+
+/// Reads `RIVULET_MIRROR`.
+///
+/// # Errors
+/// [`SettingError`].
+pub fn mirror(env: &dyn EnvSource) -> Result<bool, SettingError> {
+    flag(env, MIRROR)
 }
 
 /// Reads `RIVULET_QUEUES` where the adapter is not known yet.
@@ -365,6 +385,7 @@ mod tests {
         assert_eq!(adapter(&env(&[(ADAPTER, "llvmpipe")])), Ok(AdapterChoice::Named("llvmpipe".to_owned())));
         assert_eq!(validation(&env(&[(VALIDATION, "1")])), Ok(true));
         assert!(validation(&env(&[(VALIDATION, "yes")])).is_err());
+        assert_eq!((mirror(&env(&[])), mirror(&env(&[(MIRROR, "1")]))), (Ok(false), Ok(true)));
         assert_eq!(wanted_queues(&env(&[])), Ok(None));
         assert_eq!(wanted_queues(&env(&[(QUEUES, "4")])), Ok(Some(4)));
         assert!(wanted_queues(&env(&[(QUEUES, "0")])).is_err());

@@ -150,7 +150,7 @@ impl Event {
         if let Some(moment) = &moment
             && !engine.info.inline_completion
         {
-            let extra = Extra { waits: &[], moment: Some(moment) };
+            let extra = Extra { moment: Some(moment), ..Extra::default() };
             shared.record(engine, &DeviceOp::new("event", &[]), &extra, |_| Ok(()))?;
         }
         let cursor = stream.cursor_from_here();

@@ -2,11 +2,17 @@
 
 mod command;
 mod memory;
+#[cfg(not(loom))]
+mod mirror;
 mod system;
+mod transfer;
 
 pub(crate) use command::{Command, Recording, Span, Timestamps};
 pub(crate) use memory::{Allocation, Budget};
+#[cfg(not(loom))]
+pub(crate) use mirror::Mirror;
 pub(crate) use system::{memory_limit, physical_memory};
+pub use transfer::{copy_bytes, read_bytes, write_bytes};
 
 use crate::sync::Arc;
 use crate::{ByteRange, HalError, HostKernel, PipelineDesc, PipelineSource};

@@ -3,7 +3,7 @@ use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
 use super::shared::{Limits, UNIFIED};
 use crate::sync::Arc;
-use crate::{AdapterInfo, Backend, Device, HalError, ShaderFeatures};
+use crate::{AdapterClass, AdapterInfo, Backend, Device, HalError, ShaderFeatures};
 use ash::{khr, vk};
 
 /// A physical device that can be opened, and how.
@@ -17,7 +17,6 @@ pub(super) struct Found {
     /// Queues that the family has.
     pub(super) family_queues: usize,
     pub(super) limits: Limits,
-    kind: vk::PhysicalDeviceType,
 }
 
 /// Vulkan adapters of this machine, best first: discrete, integrated, virtual, software. Empty where there is no
@@ -51,6 +50,7 @@ pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError>
         }
         found.info.queues = queues;
     }
+    found.info.unified_memory &= !options.mirror;
     Ok(VulkanDevice::open(found)?)
 }
 
@@ -60,11 +60,11 @@ fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
         .map_err(|error| unavailable(&format!("vkEnumeratePhysicalDevices: {error}")))?;
     let mut found: Vec<_> =
         devices.into_iter().filter_map(|physical| describe(connection, physical)).collect();
-    found.sort_by_key(|found| match found.kind {
-        vk::PhysicalDeviceType::DISCRETE_GPU => 0,
-        vk::PhysicalDeviceType::INTEGRATED_GPU => 1,
-        vk::PhysicalDeviceType::VIRTUAL_GPU => 2,
-        _ => 3,
+    found.sort_by_key(|found| match found.info.class {
+        AdapterClass::Discrete => 0,
+        AdapterClass::Integrated => 1,
+        AdapterClass::Virtual => 2,
+        AdapterClass::Cpu => 3,
     });
     Ok(found)
 }
@@ -130,6 +130,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
         info: AdapterInfo {
             name,
             backend: Backend::Vulkan,
+            class: class(properties.device_type),
             driver: format!("{driver_name} {driver_info}").trim().to_owned(),
             queues: planned_queues(driver.driver_id, dedicated, family_queues),
             unified_memory: unified,
@@ -158,8 +159,16 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
             int64: features.shader_int64 == vk::TRUE,
             storage16: storage16.storage_buffer16_bit_access == vk::TRUE,
         },
-        kind: properties.device_type,
     })
+}
+
+fn class(kind: vk::PhysicalDeviceType) -> AdapterClass {
+    match kind {
+        vk::PhysicalDeviceType::DISCRETE_GPU => AdapterClass::Discrete,
+        vk::PhysicalDeviceType::INTEGRATED_GPU => AdapterClass::Integrated,
+        vk::PhysicalDeviceType::VIRTUAL_GPU => AdapterClass::Virtual,
+        _ => AdapterClass::Cpu,
+    }
 }
 
 /// A family for compute alone where there is one: its queues are scheduled by hardware, those of a graphics family

@@ -14,8 +14,9 @@
 //!
 //! Where the CPU and the device share cached memory ([`AdapterInfo::unified_memory`](crate::AdapterInfo)), everything
 //! is mapped for life. Elsewhere [`MemoryUsage::Device`](crate::MemoryUsage) is out of the CPU's sight: such memory
-//! has an address of reserved pages, which no access can reach, and the bytes are copied through
-//! [`MemoryUsage::Upload`](crate::MemoryUsage) and [`MemoryUsage::Readback`](crate::MemoryUsage).
+//! has a [mirror](crate::Memory::mirror) of ordinary pages, which take room only where they are touched, and whose
+//! address is the memory's. The bytes are copied between the two through [`MemoryUsage::Upload`](crate::MemoryUsage) and
+//! [`MemoryUsage::Readback`](crate::MemoryUsage).
 
 mod adapter;
 mod command;
@@ -38,6 +39,8 @@ pub struct Options {
     pub validation: bool,
     /// Hardware queues to use instead of the number chosen for the adapter; at most what its family has.
     pub queues: Option<usize>,
+    /// Uses shared memory as if the CPU could not see it, so that tests need no card with memory of its own.
+    pub mirror: bool,
 }
 
 /// Messages of the validation layer since the process began, oldest first; the first hundred. For tests, which fail

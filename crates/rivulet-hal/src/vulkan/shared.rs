@@ -118,18 +118,20 @@ impl Shared {
                 &[visible | Flags::HOST_CACHED, Flags::HOST_VISIBLE | Flags::HOST_CACHED, visible]
             }
         };
-        wishes.iter().find_map(|&wish| {
+        let types = self.memory.memory_types_as_slice();
+        let find = |wish: Flags, unwanted: Flags| {
             let fits = |(index, kind): &(usize, &vk::MemoryType)| {
                 allowed & (1 << index) != 0
                     && kind.property_flags.contains(wish)
                     // Memory of AMD's and protected types is not for ordinary use.
-                    && !kind.property_flags.intersects(Flags::PROTECTED | Flags::DEVICE_COHERENT_AMD)
-                    // A discrete card's own memory is left for what only the device touches.
-                    && (usage == MemoryUsage::Device || self.unified || !kind.property_flags.contains(Flags::DEVICE_LOCAL))
+                    && !kind.property_flags.intersects(unwanted | Flags::PROTECTED | Flags::DEVICE_COHERENT_AMD)
             };
-            let types = self.memory.memory_types_as_slice();
             let (index, kind) = types.iter().enumerate().find(fits)?;
             Some(MemoryType { index: index as u32, flags: kind.property_flags })
-        })
+        };
+        // A card's own memory is left for what only the device touches, where there is other.
+        let staging = usage != MemoryUsage::Device && !self.unified;
+        let elsewhere = staging.then(|| wishes.iter().find_map(|&wish| find(wish, Flags::DEVICE_LOCAL)));
+        elsewhere.flatten().or_else(|| wishes.iter().find_map(|&wish| find(wish, Flags::empty())))
     }
 }

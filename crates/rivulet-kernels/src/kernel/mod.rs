@@ -26,7 +26,7 @@ pub use ops::Op;
 pub use pad::{Pad, PadMode};
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
-pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
+pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
 pub use row::{Norm, NormBackward, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
 pub use sort::{Sort, SortStep};

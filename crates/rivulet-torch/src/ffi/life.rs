@@ -170,6 +170,8 @@ fn report(report: &rivulet::report::Report) -> Value {
         "queues": report.queues,
         "pool": pool,
         "streams": streams,
+        "bytes_to_device": report.bytes_to_device,
+        "bytes_to_host": report.bytes_to_host,
         "memory": memory,
         "settings": settings,
         "failure": report.failure,

@@ -1,5 +1,5 @@
-use super::launch::{FILL, Operands, launch, word};
 use super::refuse;
+use super::single::{FILL, Operands, launch, word};
 use super::view::View;
 use crate::Device;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-use super::launch::{Operands, launch, word};
+use super::single::{Operands, launch, word};
 use super::view::View;
 use super::{DType, refuse};
 use crate::Device;

@@ -1,113 +1,100 @@
+//! The way from a kernel's key and its operands to the calling thread's stream.
+
+use super::no_kernel;
 use super::view::View;
-use super::{DType, pipeline, refuse};
 use crate::error::Result;
 use crate::ids::Access;
 use crate::memory::Block;
 use crate::{Device, DeviceOp};
-use rivulet_hal::Binding;
 use rivulet_hal::sync::Arc;
-use rivulet_kernels::Kernel;
+use rivulet_hal::{Backend, Binding, HalError, Pipeline, PipelineDesc, PipelineSource, Recorder};
+use rivulet_kernels::{Features, FloatControls, Kernel, Target, Translated, translate};
 use smallvec::SmallVec;
 
-/// Workgroups that keep any device busy; more parts than that only cost memory.
-pub(super) const FILL: u32 = 512;
+/// Operands of a kernel that are held without allocating.
+const INLINE: usize = 6;
 
-/// Operands of one dispatch, in binding order.
-pub(super) type Operands<'v, 'b> = SmallVec<[(&'v View<'b>, Access); 8]>;
+/// A kernel with its operands, in an open recorder.
+pub(super) struct Dispatcher<'r> {
+    recorder: &'r mut dyn Recorder,
+    pipeline: &'r Arc<dyn Pipeline>,
+    bindings: &'r [Binding],
+}
 
-/// Records one dispatch of `kernel`, compiled if need be.
+impl Dispatcher<'_> {
+    /// Records one dispatch.
+    pub(super) fn run(&mut self, params: &[u8], groups: [u32; 3]) -> Result<(), HalError> {
+        self.recorder.dispatch(self.pipeline, self.bindings, params, groups)
+    }
+}
+
+/// Records the dispatches of one op: all of one kernel, with the same operands, in no order among each other.
+/// `operands` in the order of the bindings, not empty and checked.
+///
+/// # Errors
+/// [`crate::Error::NoKernel`], or what [`Device::record`] says.
 pub(super) fn launch(
     device: &Device,
     op: &'static str,
     kernel: &Kernel,
     operands: &[(&View<'_>, Access)],
-    params: &[u8],
-    groups: [u32; 3],
+    dispatches: impl FnOnce(&mut Dispatcher<'_>) -> Result<(), HalError>,
 ) -> Result<()> {
-    let compiled = pipeline(device, op, kernel)?;
+    let pipeline = pipeline(device, op, kernel)?;
     let most = device.info().max_binding;
-    let bindings: SmallVec<[Binding; 8]> = operands
-        .iter()
-        .map(|(view, access)| view.binding(op, *access == Access::Write, most))
-        .collect::<Result<_>>()?;
-    let blocks: SmallVec<[(&Block, Access); 8]> =
-        operands.iter().map(|(view, access)| (view.block, *access)).collect();
+    let mut bindings: SmallVec<[Binding; INLINE]> = SmallVec::new();
+    let mut blocks: SmallVec<[(&Block, Access); INLINE]> = SmallVec::new();
+    for &(view, access) in operands {
+        bindings.push(view.binding(op, access == Access::Write, most)?);
+        blocks.push((view.block, access));
+    }
     device.record(&DeviceOp::new(op, &blocks), |recorder| {
-        recorder.dispatch(&compiled, &bindings, params, groups)
+        dispatches(&mut Dispatcher { recorder, pipeline: &pipeline, bindings: &bindings })
     })?;
     Ok(())
 }
 
-/// Memory for what lies between two kernels of one op; given back, in stream order, when it is dropped.
-pub(super) struct Scratch<'d> {
-    device: &'d Device,
-    block: Option<Arc<Block>>,
+/// Fails where the device cannot run kernels that need these features.
+pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Result<()> {
+    let info = device.info();
+    if info.backend != Backend::Vulkan {
+        return no_kernel(op, format!("{} has no native kernels", info.name));
+    }
+    for (feature, offered, name) in [
+        (Features::INT64, info.shader.int64, "64-bit integers"),
+        (Features::HALF, info.shader.half, "16-bit arithmetic"),
+    ] {
+        if needs.contains(feature) && !offered {
+            return no_kernel(op, format!("{} has no {name}", info.name));
+        }
+    }
+    Ok(())
 }
 
-impl<'d> Scratch<'d> {
-    pub(super) fn new(device: &'d Device, dtype: DType, count: u64) -> Result<Self> {
-        let block = device.allocate((count * u64::from(dtype.size())).next_multiple_of(4).max(4))?;
-        Ok(Self { device, block: Some(block) })
+/// The compiled kernel.
+pub(super) fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
+    require(device, op, kernel.requires())?;
+    let shader = device.info().shader;
+    let controls = FloatControls {
+        preserve_nan_f32: shader.preserve_nan_f32,
+        preserve_subnormals_f32: shader.preserve_subnormals_f32,
+        round_even_f16: shader.round_even_f16,
+    };
+    let compiled = device.pipelines().get(kernel, || {
+        let label = kernel.label();
+        let translated = translate(kernel, Target::SpirV(controls));
+        let source = match translated.map_err(|error| error.to_string()) {
+            Ok(Translated::SpirV(words)) => PipelineSource::SpirV(words),
+            Ok(Translated::Msl { text, entry }) => PipelineSource::Msl { text, entry },
+            Err(reason) => return Err(HalError::Compile { label, reason }),
+        };
+        let (bindings, param_bytes, workgroup) =
+            (kernel.bindings(), kernel.param_bytes(), kernel.workgroup());
+        device.hal().pipeline(&PipelineDesc { label, source, bindings, param_bytes, workgroup })
+    })?;
+    match compiled {
+        Ok(pipeline) => Ok(pipeline),
+        Err(error @ HalError::Compile { .. }) => no_kernel(op, error.to_string()),
+        Err(error) => Err(device.failed(op, error)),
     }
-
-    /// All of it, as a dense tensor. Nothing once it was given back.
-    pub(super) fn view(&self, op: &'static str, dtype: DType, shape: &[u64]) -> Result<View<'_>> {
-        match &self.block {
-            Some(block) => Ok(View::dense(block, dtype, shape)),
-            None => refuse(op, "its scratch memory was given back".to_owned()),
-        }
-    }
-}
-
-impl Drop for Scratch<'_> {
-    fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.device.free(block);
-        }
-    }
-}
-
-impl View<'_> {
-    /// Fails unless elements follow one another in row-major order, inside the block.
-    pub(super) fn check_dense(&self, op: &'static str, name: &str) -> Result<()> {
-        self.check(op, name)?;
-        let mut wanted = 1_i64;
-        for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
-            if size != 1 && stride != wanted && self.count() != 0 {
-                let (shape, strides) = (&self.shape, &self.strides);
-                return refuse(
-                    op,
-                    format!("{name} of shape {shape:?} has strides {strides:?}; it must be dense"),
-                );
-            }
-            wanted = wanted.saturating_mul(i64::try_from(size).unwrap_or(i64::MAX));
-        }
-        Ok(())
-    }
-
-    /// Fails unless the shape is `shape`.
-    pub(super) fn check_shape(&self, op: &'static str, name: &str, shape: &[u64]) -> Result<()> {
-        if self.shape.as_slice() == shape {
-            return Ok(());
-        }
-        refuse(op, format!("{name} has shape {:?}; it must be {shape:?}", self.shape))
-    }
-
-    /// Fails unless the element type is `dtype`.
-    pub(super) fn check_dtype(&self, op: &'static str, name: &str, dtype: DType) -> Result<()> {
-        if self.dtype == dtype {
-            return Ok(());
-        }
-        refuse(op, format!("{name} is {}; it must be {}", self.dtype.name(), dtype.name()))
-    }
-
-    /// First element as kernels count; [`View::check`] saw that it fits.
-    pub(super) fn first(&self) -> u32 {
-        u32::try_from(self.offset).unwrap_or(u32::MAX)
-    }
-}
-
-/// A number of elements as kernels count; a checked view holds no more.
-pub(super) fn word(count: u64) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }

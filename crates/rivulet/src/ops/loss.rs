@@ -1,4 +1,4 @@
-use super::launch::{Operands, Scratch, launch, word};
+use super::single::{Operands, Scratch, launch, word};
 use super::view::View;
 use super::{DType, Op, Scalar, pointwise, refuse, sort};
 use crate::Device;

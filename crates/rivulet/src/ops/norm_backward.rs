@@ -1,4 +1,4 @@
-use super::launch::{FILL, Operands, Scratch, launch, word};
+use super::single::{FILL, Operands, Scratch, launch, word};
 use super::view::View;
 use super::{DType, refuse};
 use crate::Device;

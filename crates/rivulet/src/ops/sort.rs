@@ -1,4 +1,4 @@
-use super::launch::{Scratch, launch, word};
+use super::single::{Scratch, launch, word};
 use super::view::View;
 use super::{DType, refuse};
 use crate::Device;

@@ -1,5 +1,6 @@
 //! Recording device work: the automatic waits and barriers.
 
+use super::mirror;
 use super::shared::{Open, Recording, StreamShared};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -7,6 +8,7 @@ use crate::event::Moment;
 use crate::hazard::OperandSet;
 use crate::ids::{Access, Point};
 use crate::memory::Block;
+use crate::memory::content::Side;
 use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::Ordering;
 use rivulet_hal::{HalError, Memory, Recorder};
@@ -61,6 +63,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) waits: &'a [Point],
     /// Gets the device's clock when the commands are done.
     pub(crate) moment: Option<&'a Arc<Moment>>,
+    /// Memory that the commands use beside the operands'.
+    pub(crate) keep: Option<&'a Arc<dyn Memory>>,
 }
 
 type Keep = SmallVec<[Arc<dyn Memory>; 4]>;
@@ -79,18 +83,49 @@ impl StreamShared {
         commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
     ) -> Result<Point> {
         engine.check()?;
+        engine.check_blocks(op.label, op.operands)?;
         self.check()?;
-        self.timeline(engine)?;
+        if engine.mirrored {
+            let set = mirror::acquire(engine, self, op.operands, Side::Device)?;
+            return self.record_held(engine, op, extra, set, commands);
+        }
+        self.record_as_is(engine, op, extra, commands)
+    }
+
+    /// As [`StreamShared::record`], with the operands' bytes as they are on the device.
+    ///
+    /// # Errors
+    /// As [`StreamShared::record`].
+    pub(super) fn record_as_is(
+        &self,
+        engine: &Engine,
+        op: &DeviceOp<'_>,
+        extra: &Extra<'_>,
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
         // The operands first: waiting for one may take as long as another thread's CPU access, and that access
         // may need this stream's recorder to flush it.
         let set = OperandSet::acquire(op.operands, self.id, engine.tracking)?;
+        self.record_held(engine, op, extra, set, commands)
+    }
+
+    fn record_held(
+        &self,
+        engine: &Engine,
+        op: &DeviceOp<'_>,
+        extra: &Extra<'_>,
+        set: OperandSet<'_>,
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
+        self.timeline(engine)?;
         let mut recording = self.lock_turn()?;
         self.open(engine, &mut recording)?;
         let value = self.reserved.load(Ordering::Relaxed) + 1;
         engine.note_device_use();
         let mut waits = set.waits(engine);
         set.stamp_device(self.id, value);
-        let keep: Keep = set.blocks().filter_map(|(block, _)| block.memory().cloned()).collect();
+        let used = set.blocks().filter_map(|(block, _)| block.memory());
+        let keep: Keep = used.chain(extra.keep).cloned().collect();
         // Release pairs with the Acquire of `cursor`.
         self.reserved.store(value, Ordering::Release);
         drop(set);
@@ -144,7 +179,7 @@ impl StreamShared {
 
     /// Makes everything that the stream gets from now on, CPU accesses included, come after a submitted point.
     pub(crate) fn wait_for(&self, engine: &Engine, point: Point) -> Result<()> {
-        let extra = Extra { waits: &[point], moment: None };
+        let extra = Extra { waits: &[point], ..Extra::default() };
         // A value of its own, so that an event recorded next on this stream is after `point` too.
         let own = self.record(engine, &DeviceOp::new("event wait", &[]), &extra, |_| Ok(()))?;
         self.host_floor.fetch_max(own.value, Ordering::AcqRel);

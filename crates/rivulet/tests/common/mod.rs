@@ -151,7 +151,7 @@ pub fn write(stream: &Stream, block: &Block, value: u32) -> rivulet::Result<()> 
 
 fn pointer(block: &Block) -> std::ptr::NonNull<u8> {
     let memory = block.memory().expect("the allocator's own");
-    let base = memory.host_ptr().expect("unified memory");
+    let base = memory.host_ptr().or_else(|| memory.mirror()).expect("memory that the CPU has a view of");
     // SAFETY: the block lies inside its memory.
     unsafe { base.add(usize::try_from(block.offset()).unwrap()) }
 }
