@@ -78,6 +78,28 @@ fn params_lie_in_rust_as_in_wgsl() {
                 dilation batch in_channels out_channels),
         ),
         (
+            Kernel::Nll(Nll {
+                pass: NllPass::Forward,
+                reduction: LossReduction::Mean,
+                dtype: DType::F32,
+                target: DType::I64,
+                weight: true,
+            }),
+            fields!(NllParams: offsets total rows classes inner ignored),
+        ),
+        (
+            Kernel::EmbeddingGradient(EmbeddingGradient {
+                dtype: DType::F32,
+                index: DType::I64,
+                by_frequency: false,
+            }),
+            fields!(EmbeddingGradientParams: offsets count size padding),
+        ),
+        (
+            Kernel::Pad(Pad::new(PadMode::Reflect, false, DType::F32, 0, 1)),
+            fields!(PadParams: offsets size padded before count),
+        ),
+        (
             Kernel::Attention(attention),
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
                 queries keys dim group diagonal scale),

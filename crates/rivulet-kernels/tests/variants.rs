@@ -188,6 +188,28 @@ fn convolutions_translate() {
     check(&kernels);
 }
 
+#[test]
+fn losses_and_gradients_of_embeddings_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for index in [DType::I64, DType::I32, DType::U8] {
+            let passes =
+                [NllPass::Forward, NllPass::Backward(RowStore::Whole), NllPass::Backward(RowStore::Ragged)];
+            for pass in passes {
+                for reduction in [LossReduction::None, LossReduction::Mean, LossReduction::Sum] {
+                    for weight in [false, true] {
+                        kernels.push(Kernel::Nll(Nll { pass, reduction, dtype, target: index, weight }));
+                    }
+                }
+            }
+            for by_frequency in [false, true] {
+                kernels.push(Kernel::EmbeddingGradient(EmbeddingGradient { dtype, index, by_frequency }));
+            }
+        }
+    }
+    check(&kernels);
+}
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
@@ -278,9 +300,36 @@ fn gathers_scatters_and_scans_translate() {
         }
         for op in [ScanOp::Sum, ScanOp::Prod, ScanOp::Max, ScanOp::Min] {
             for output in [dtype, DType::I64] {
-                let key = Scan { op, input: dtype, output };
+                let key = Scan { op, input: dtype, output, indices: false };
                 if dtype != output || kernels.last() != Some(&Kernel::Scan(key)) {
                     kernels.push(Kernel::Scan(key));
+                }
+            }
+        }
+    }
+    for dtype in DType::ALL {
+        for op in [ScanOp::Max, ScanOp::Min] {
+            kernels.push(Kernel::Scan(Scan { op, input: dtype, output: dtype, indices: true }));
+        }
+        if dtype.is_float() {
+            let op = ScanOp::LogSumExp;
+            kernels.push(Kernel::Scan(Scan { op, input: dtype, output: dtype, indices: false }));
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn paddings_translate() {
+    let mut kernels = Vec::new();
+    for mode in [PadMode::Reflect, PadMode::Replicate] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::I64, DType::I16, DType::U8] {
+            for backward in [false, true] {
+                for offset in [0, 1] {
+                    let kernel = Kernel::Pad(Pad::new(mode, backward, dtype, offset, 8));
+                    if (!backward || dtype.is_float()) && !kernels.contains(&kernel) {
+                        kernels.push(kernel);
+                    }
                 }
             }
         }

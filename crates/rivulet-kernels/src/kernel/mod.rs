@@ -4,9 +4,11 @@ mod attention;
 mod channel_norm;
 mod conv;
 mod index;
+mod loss;
 mod matmul;
 mod norm_columns;
 mod ops;
+mod pad;
 mod pointwise;
 mod reduce;
 mod row;
@@ -17,9 +19,11 @@ pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
+pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use norm_columns::NormColumns;
 pub use ops::Op;
+pub use pad::{Pad, PadMode};
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
@@ -59,6 +63,12 @@ pub enum Kernel {
     Sort(Sort),
     /// Convolution.
     Conv(Conv),
+    /// Padding by reflection or replication.
+    Pad(Pad),
+    /// Negative log likelihood.
+    Nll(Nll),
+    /// Gradient of an embedding's table.
+    EmbeddingGradient(EmbeddingGradient),
 }
 
 macro_rules! each_family {
@@ -76,6 +86,9 @@ macro_rules! each_family {
             Kernel::ChannelNorm($key) => $body,
             Kernel::Sort($key) => $body,
             Kernel::Conv($key) => $body,
+            Kernel::Pad($key) => $body,
+            Kernel::Nll($key) => $body,
+            Kernel::EmbeddingGradient($key) => $body,
         }
     };
 }
