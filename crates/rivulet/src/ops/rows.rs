@@ -302,7 +302,7 @@ pub fn scan(device: &Device, op: ScanOp, out: &View<'_>, x: &View<'_>, dim: usiz
             inner: inner as u32,
             ..RowParams::default()
         };
-        let key = Scan { op, input: x.dtype, output: out.dtype };
+        let key = Scan { op, input: x.dtype, output: out.dtype, indices: false };
         let operands = [(&*written, Access::Write), (&*x, Access::Read)];
         launch(device, name, &Kernel::Scan(key), &operands, |dispatcher| {
             dispatcher.run(bytemuck::bytes_of(&params), key.groups(params.rows))
