@@ -284,6 +284,7 @@ pub fn scan(device: &Device, op: ScanOp, out: &View<'_>, x: &View<'_>, dim: usiz
         ScanOp::Prod => "cumprod",
         ScanOp::Max => "cummax",
         ScanOp::Min => "cummin",
+        ScanOp::LogSumExp => "logcumsumexp",
     };
     check_rows(name, out, &[x], dim)?;
     if out.count() == 0 {
