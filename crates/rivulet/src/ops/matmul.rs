@@ -63,9 +63,9 @@ pub fn matmul(
         return Ok(());
     }
     let rank = out.rank();
-    let along_rows = out.shape[rank - 1] == 1 || out.strides[rank - 1] == 1;
-    let along_columns = out.shape[rank - 2] == 1 || out.strides[rank - 2] == 1;
-    let target = Output::new(device, out, out.dtype, along_rows || along_columns)?;
+    let runs_along = |view: &View<'_>, dim: usize| view.shape[dim] == 1 || view.strides[dim] == 1;
+    let fit = runs_along(out, rank - 1) || runs_along(out, rank - 2);
+    let target = Output::new(device, out, out.dtype, fit)?;
     let bias = match bias {
         Some(bias) => Some(Input::new(device, bias, out.dtype, true)?),
         None => None,
@@ -76,6 +76,7 @@ pub fn matmul(
         // Columns of the output have to be neighbours: where its rows are, the transposed product is made, and also
         // where only so the product has few rows, each of which reads the other factor once.
         let (m, n) = (out.shape[rank - 2], out.shape[rank - 1]);
+        let (along_rows, along_columns) = (runs_along(&written, rank - 1), runs_along(&written, rank - 2));
         if !along_rows || (along_columns && n <= 16 && m > n) {
             let [out, a, b] = [&written, a, b].map(|view| transposed(view));
             let bias = product.bias.map(transposed);
