@@ -25,6 +25,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         bias: true,
         activation: None,
         pairs: false,
+        quads: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
     let attention =
