@@ -143,6 +143,7 @@ impl Device {
             validation: config::validation(&*options.env)?,
             queues: config::wanted_queues(&*options.env)?,
             mirror: config::mirror(&*options.env)?,
+            cache: config::cache_dir(&*options.env),
         };
         let hal = rivulet_hal::vulkan::open(index, settings);
         Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)

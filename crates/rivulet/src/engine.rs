@@ -137,6 +137,9 @@ impl Engine {
     }
 
     pub(crate) fn shut_down(&self) {
+        if !self.is_forked() && !self.is_shut_down() {
+            self.hal.save_pipelines();
+        }
         self.shut_down.store(true, Ordering::Release);
         self.closed.store(true, Ordering::Release);
     }

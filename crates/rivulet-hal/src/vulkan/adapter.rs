@@ -1,4 +1,5 @@
 use super::Options;
+use super::cache::DiskCache;
 use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
 use super::shared::{Limits, UNIFIED};
@@ -17,6 +18,7 @@ pub(super) struct Found {
     /// Queues that the family has.
     pub(super) family_queues: usize,
     pub(super) limits: Limits,
+    properties: vk::PhysicalDeviceProperties,
 }
 
 /// Vulkan adapters of this machine, best first: discrete, integrated, virtual, software. Empty where there is no
@@ -51,7 +53,8 @@ pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError>
         found.info.queues = queues;
     }
     found.info.unified_memory &= !options.mirror;
-    Ok(VulkanDevice::open(found)?)
+    let cache = options.cache.map(|folder| DiskCache::new(folder, &found.properties));
+    Ok(VulkanDevice::open(found, cache)?)
 }
 
 fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
@@ -127,6 +130,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     Some(Found {
         connection: Arc::clone(connection),
         physical,
+        properties,
         info: AdapterInfo {
             name,
             backend: Backend::Vulkan,

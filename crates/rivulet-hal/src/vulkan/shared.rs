@@ -1,3 +1,4 @@
+use super::cache::DiskCache;
 use super::instance::Connection;
 use super::slot::Slot;
 use super::spin::SpinTime;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     pub(super) device: ash::Device,
     pub(super) push_descriptor: khr::push_descriptor::Device,
     pub(super) cache: vk::PipelineCache,
+    pub(super) disk: Option<DiskCache>,
     pub(super) family: u32,
     pub(super) limits: Limits,
     pub(super) max_allocation: u64,
