@@ -10,6 +10,8 @@
 #include "aten/cpu_path.h"
 #include "aten/host_scope.h"
 #include "aten/kernels.h"
+#include "native/nested.h"
+#include "native/table.h"
 
 namespace rivulet {
 
@@ -88,16 +90,19 @@ T raise(AliasSet&, T value) {
   return value;
 }
 
+struct Facts {
+  uint32_t id;
+  bool native;
+  c10::DispatchKey native_key;
+};
+
 template <typename Op>
-uint32_t op_id() {
-  static const uint32_t id = [] {
-    std::string name = Op::name;
-    if (Op::overload_name[0] != '\0') {
-      name += std::string(".") + Op::overload_name;
-    }
-    return rivulet_op_id(name.c_str());
-  }();
-  return id;
+Facts facts_of() {
+  std::string name = Op::name;
+  if (Op::overload_name[0] != '\0') {
+    name += std::string(".") + Op::overload_name;
+  }
+  return {rivulet_op_id(name.c_str()), is_native(Op::name), native_key({Op::name, Op::overload_name})};
 }
 
 template <typename Op, typename Signature = typename Op::schema>
@@ -110,24 +115,27 @@ struct Hot<Op, Result(Args...)> {
     // Braces: operands are noted from left to right.
     std::tuple<typename Lower<Args>::Held...> held{Lower<Args>::in(lowering, args)...};
     lowering.check(Op::name, false);
-    HostScope scope(op_id<Op>(), lowering.operands());
+    static const Facts facts = facts_of<Op>();
+    OpScope scope(facts.id, lowering, facts.native);
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return run(lowering, held, std::index_sequence_for<Args...>(), args...);
+    auto keys = lowering.keys(scope.is_native() ? facts.native_key : c10::DispatchKey::CPU);
+    return run(lowering, keys, held, std::index_sequence_for<Args...>(), args...);
   }
 
  private:
   template <typename Held, size_t... I>
-  static Result run(Lowering& lowering, Held& held, std::index_sequence<I...>, Args... args) {
+  static Result run(
+      Lowering& lowering, c10::DispatchKeySet keys, Held& held, std::index_sequence<I...>, Args... args) {
     try {
       if constexpr (std::is_same_v<Result, Tensor&>) {
         // In place: the result is the first argument.
-        Op::redispatch(lowering.keys(), Lower<Args>::out(lowering, std::get<I>(held), args)...);
+        Op::redispatch(keys, Lower<Args>::out(lowering, std::get<I>(held), args)...);
         lowering.aliases().carry_back();
         return std::get<0>(std::tie(args...));
       } else {
         return raise(
             lowering.aliases(),
-            Op::redispatch(lowering.keys(), Lower<Args>::out(lowering, std::get<I>(held), args)...));
+            Op::redispatch(keys, Lower<Args>::out(lowering, std::get<I>(held), args)...));
       }
     } catch (const c10::Error& error) {
       rethrow_as_device_error(error, Op::name);

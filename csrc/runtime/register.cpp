@@ -8,6 +8,8 @@
 #include "aten/kernel_memory.h"
 #include "aten/kernel_threads.h"
 #include "aten/kernels.h"
+#include "native/nested.h"
+#include "native/table.h"
 #include "runtime/accelerator.h"
 #include "runtime/allocator.h"
 #include "runtime/guard.h"
@@ -55,6 +57,9 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::note_default_kernel_threads();
   rivulet::register_kernel_memory();
 
+  // Native ops are looked up while the rest is registered.
+  rivulet::prepare_hooks();
+  rivulet::register_nested();
   auto& aten = library("aten", DispatchKey::MPS);
   auto& autograd = library("aten", DispatchKey::AutogradMPS);
   rivulet::register_factories(aten);

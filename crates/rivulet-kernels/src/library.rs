@@ -34,6 +34,7 @@ const FILES: &[&str] = &[
     include_str!("../wgsl/lib/creation.wgsl"),
     include_str!("../wgsl/lib/index.wgsl"),
     include_str!("../wgsl/lib/random.wgsl"),
+    include_str!("../wgsl/lib/sort.wgsl"),
 ];
 
 const KEYWORDS: [&str; 5] = ["fn ", "const ", "struct ", "var<private> ", "alias "];

@@ -96,8 +96,10 @@ pub struct RowParams {
     pub eps: f32,
     /// First element of the kept mean and rstd.
     pub stats: [u32; 2],
-    /// Fills the struct to a multiple of 16 bytes.
-    pub unused: [u32; 2],
+    /// Of a group norm: groups of a sample.
+    pub groups: u32,
+    /// Of a group norm: elements of a channel, at least 1.
+    pub places: u32,
 }
 
 /// Parameters of a matrix product. Lists of four are in the order out, a, b, bias.
@@ -194,4 +196,64 @@ pub struct AttentionParams {
     pub scale: f32,
     /// Fills the struct to a multiple of 16 bytes.
     pub unused: u32,
+}
+
+/// Parameters of the sums over rows that are a normalisation's gradients of weight and bias.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct NormColumnsParams {
+    /// First element of the gradients of weight and bias, of the gradient of the output, of x.
+    pub offsets: [u32; 4],
+    /// First element of mean and rstd.
+    pub stats: [u32; 2],
+    /// Rows of x.
+    pub rows: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// Rows that are summed up together.
+    pub chunk: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}
+
+/// Parameters of the normalisation of channels by given statistics.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ChannelNormParams {
+    /// First element of the output, x, the weight, the bias.
+    pub offsets: [u32; 4],
+    /// First element of the mean and of the variance or rstd.
+    pub stats: [u32; 2],
+    /// Elements of x.
+    pub count: u32,
+    /// Channels of a sample.
+    pub channels: u32,
+    /// Elements of a channel, at least 1.
+    pub places: u32,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Parameters of a step of a sort. A tensor is `[outer, size, inner]`, dense.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct SortParams {
+    /// First element of the values, the indices, x; the last is unused.
+    pub offsets: [u32; 4],
+    /// Number of rows, `outer * inner`.
+    pub rows: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// Distance between the elements of a row.
+    pub inner: u32,
+    /// Elements of a row of the output, the first of the sorted ones.
+    pub keep: u32,
+    /// Length of a sorted run: of those that are made, or of those that are merged. A power of two.
+    pub width: u32,
+    /// Runs of a row.
+    pub runs: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
 }

@@ -34,7 +34,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         (pointwise(Layout::Strided), strided),
         (
             Kernel::Row(Row::new(RowOp::Softmax, DType::F32, DType::F32, 0, 9, 1)),
-            fields!(RowParams: offsets rows size inner eps stats),
+            fields!(RowParams: offsets rows size inner eps stats groups places),
         ),
         (
             Kernel::Matmul(matmul),
@@ -44,6 +44,33 @@ fn params_lie_in_rust_as_in_wgsl() {
             Kernel::Reduce(reduce),
             fields!(ReduceParams: kept_shape kept_strides shape strides offsets kept count chunk chunks kept_rank
                 rank scale power),
+        ),
+        (
+            Kernel::NormColumns(NormColumns {
+                weight: true,
+                bias: true,
+                centered: true,
+                input: DType::F32,
+                stats: DType::F32,
+                output: DType::F32,
+            }),
+            fields!(NormColumnsParams: offsets stats rows size chunk),
+        ),
+        (
+            Kernel::ChannelNorm(ChannelNorm {
+                dtype: DType::F32,
+                stats: DType::F32,
+                affine: DType::F32,
+                variance: true,
+                weight: true,
+                bias: true,
+                store: RowStore::Whole,
+            }),
+            fields!(ChannelNormParams: offsets stats count channels places eps),
+        ),
+        (
+            Kernel::Sort(Sort::new(SortStep::Rows, DType::F32, false)),
+            fields!(SortParams: offsets rows size inner keep width runs),
         ),
         (
             Kernel::Attention(attention),

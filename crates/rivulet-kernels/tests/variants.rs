@@ -84,8 +84,15 @@ fn rows() -> Vec<Kernel> {
         let stats = (bits & 4 != 0).then_some(DType::F32);
         let norm = Norm { weight: bits & 1 != 0, bias: bits & 2 != 0, stats };
         ops.push(RowOp::LayerNorm(norm));
+        ops.push(RowOp::GroupNorm(norm));
         if !norm.bias {
             ops.push(RowOp::RmsNorm(norm));
+        }
+    }
+    for weight in [false, true] {
+        for stats in [DType::F32, DType::F16] {
+            ops.push(RowOp::LayerNormBackward(NormBackward { weight, stats }));
+            ops.push(RowOp::RmsNormBackward(NormBackward { weight, stats }));
         }
     }
     ops.push(RowOp::LayerNorm(Norm { weight: true, bias: true, stats: Some(DType::BF16) }));
@@ -110,6 +117,60 @@ fn rows() -> Vec<Kernel> {
 #[test]
 fn row_kernels_translate() {
     check(&rows());
+}
+
+#[test]
+fn sums_over_rows_translate() {
+    let mut kernels = Vec::new();
+    for bits in 1..8 {
+        let (weight, bias, centered) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        for input in [DType::F32, DType::F16, DType::BF16] {
+            for (stats, output) in [(DType::F32, DType::F32), (input, input)] {
+                let key = NormColumns { weight, bias, centered, input, stats, output };
+                if (weight || bias) && kernels.last() != Some(&Kernel::NormColumns(key)) {
+                    kernels.push(Kernel::NormColumns(key));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn normalisations_of_channels_translate() {
+    let mut kernels = Vec::new();
+    for (dtype, stats, affine) in [
+        (DType::F32, DType::F32, DType::F32),
+        (DType::F16, DType::F16, DType::F16),
+        (DType::BF16, DType::F32, DType::BF16),
+        (DType::F16, DType::F32, DType::F32),
+    ] {
+        for store in [RowStore::Whole, RowStore::Ragged] {
+            for bits in 0..8 {
+                let (variance, weight, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                let key = ChannelNorm { dtype, stats, affine, variance, weight, bias, store };
+                kernels.push(Kernel::ChannelNorm(key));
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn sorts_translate() {
+    let mut seen = std::collections::HashSet::new();
+    let mut kernels = Vec::new();
+    for step in [SortStep::Rows, SortStep::Runs, SortStep::Merge, SortStep::Finish] {
+        for dtype in DType::ALL {
+            for descending in [false, true] {
+                let key = Sort::new(step, dtype, descending);
+                if seen.insert(key) {
+                    kernels.push(Kernel::Sort(key));
+                }
+            }
+        }
+    }
+    check(&kernels);
 }
 
 fn products() -> Vec<Kernel> {
@@ -149,6 +210,23 @@ fn reductions() -> Vec<Kernel> {
                     for stores in [ReduceOutput::Indices, ReduceOutput::Both] {
                         kernels.push(Kernel::Reduce(Reduce::new(op, input, stores, threads)));
                     }
+                    if input == input.native().dtype() {
+                        for stores in [ReduceOutput::Values, ReduceOutput::Indices, ReduceOutput::Both] {
+                            let key = Reduce::new(op, input, stores, threads);
+                            kernels.push(Kernel::Reduce(Reduce { stage: ReduceStage::Merge, ..key }));
+                        }
+                    }
+                }
+                if matches!(op, ReduceOp::Var | ReduceOp::Std) {
+                    let key = Reduce::new(op, input, ReduceOutput::Values, threads);
+                    kernels.push(Kernel::Reduce(Reduce {
+                        stage: ReduceStage::Merge,
+                        input: DType::F32,
+                        output: input,
+                        ..key
+                    }));
+                    let (stage, output) = (ReduceStage::Part, DType::F32);
+                    kernels.push(Kernel::Reduce(Reduce { stage, output, ..key }));
                 }
                 if op == ReduceOp::Sum && input != DType::F32 {
                     let key = Reduce::new(op, input, ReduceOutput::Values, threads);

@@ -87,6 +87,15 @@ pub enum Error {
         /// What is wrong and what is allowed.
         reason: String,
     },
+    /// No kernel of ours does this op for these types, on this device or at this size; another way to compute it may.
+    /// Nothing was recorded.
+    #[error("{op}: {reason}")]
+    NoKernel {
+        /// The op.
+        op: &'static str,
+        /// What there is no kernel for.
+        reason: String,
+    },
     /// No stream has this number.
     #[error("invalid mps stream id {id}: ids run from 0 to {last}, and {id} was never made")]
     NoSuchStream {

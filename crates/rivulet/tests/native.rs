@@ -172,7 +172,7 @@ fn what_a_kernel_cannot_take_is_refused_by_name_and_records_nothing() {
     let Some(device) = device() else { return };
     let block = floats(&device, &[1.0; 16]);
     let text = |result: rivulet::Result<()>| match result {
-        Err(error @ Error::BadOperand { .. }) => error.to_string(),
+        Err(error @ (Error::BadOperand { .. } | Error::NoKernel { .. })) => error.to_string(),
         other => panic!("{other:?}"),
     };
     let too_long =

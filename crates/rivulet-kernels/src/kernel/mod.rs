@@ -1,23 +1,29 @@
 //! The key of a kernel: which family, and which variant of it.
 
 mod attention;
+mod channel_norm;
 mod index;
 mod matmul;
+mod norm_columns;
 mod ops;
 mod pointwise;
 mod reduce;
 mod row;
 mod scan;
+mod sort;
 
 pub use attention::{Attention, HeadSize, Mask};
+pub use channel_norm::ChannelNorm;
 pub use index::{Gather, Scatter, ScatterOp};
 pub use matmul::{Matmul, Tile};
+pub use norm_columns::NormColumns;
 pub use ops::Op;
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
-pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceThreads};
-pub use row::{Norm, Row, RowOp, RowStore, RowThreads};
+pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
+pub use row::{Norm, NormBackward, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
+pub use sort::{Sort, SortStep};
 
 use crate::features::Features;
 
@@ -43,6 +49,12 @@ pub enum Kernel {
     Scan(Scan),
     /// Scaled dot-product attention.
     Attention(Attention),
+    /// Gradients of a normalisation's weight and bias.
+    NormColumns(NormColumns),
+    /// Channels normalised by given statistics.
+    ChannelNorm(ChannelNorm),
+    /// A step of a sort.
+    Sort(Sort),
 }
 
 macro_rules! each_family {
@@ -56,6 +68,9 @@ macro_rules! each_family {
             Kernel::Scatter($key) => $body,
             Kernel::Scan($key) => $body,
             Kernel::Attention($key) => $body,
+            Kernel::NormColumns($key) => $body,
+            Kernel::ChannelNorm($key) => $body,
+            Kernel::Sort($key) => $body,
         }
     };
 }

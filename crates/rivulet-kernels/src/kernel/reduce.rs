@@ -16,9 +16,9 @@ pub enum ReduceOp {
     Max,
     /// Smallest element, or the NaN among them.
     Min,
-    /// As [`ReduceOp::Max`], with the first place where it is found. Not in chunks.
+    /// As [`ReduceOp::Max`], with the first place where it is found.
     ArgMax,
-    /// As [`ReduceOp::Min`], with the first place where it is found. Not in chunks.
+    /// As [`ReduceOp::Min`], with the first place where it is found.
     ArgMin,
     /// Whether an element is not 0.
     Any,
@@ -40,10 +40,26 @@ pub enum ReduceOp {
     MaxAbs,
     /// Smallest magnitude.
     MinAbs,
-    /// Variance; `scale` is 1 / (count - correction). Not in chunks.
+    /// Variance; `scale` is 1 / (count - correction).
     Var,
-    /// Root of the variance. Not in chunks.
+    /// Root of the variance.
     Std,
+}
+
+/// Where a reduction in chunks stands. Ops without places are chunks of one kernel merged by another op's: sums by
+/// [`ReduceOp::Sum`] and so on. [`ReduceOp::ArgMax`], [`ReduceOp::ArgMin`], [`ReduceOp::Var`] and [`ReduceOp::Std`] need
+/// two numbers of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReduceStage {
+    /// The elements of the input, in any number of chunks, give results.
+    Whole,
+    /// [`ReduceOp::Var`] only. The elements of the input, in chunks, give `[chunks, kept]` means and, in a second
+    /// binding, sums of squared distances from them. Bindings: means, squares, input; all but the input float32.
+    Part,
+    /// What chunks gave gives results. The input is `[chunks, kept]` values (or means) of chunks; one more binding
+    /// comes last and holds their places (or squares), at the same elements. For variances `chunk` is the number of
+    /// elements in a chunk, and the fourth offset that of all.
+    Merge,
 }
 
 /// Which results are stored, for [`ReduceOp::ArgMax`] and [`ReduceOp::ArgMin`].
@@ -79,6 +95,8 @@ pub struct Reduce {
     pub stores: ReduceOutput,
     /// Invocations for one result.
     pub threads: ReduceThreads,
+    /// Where the reduction stands.
+    pub stage: ReduceStage,
 }
 
 impl ReduceOp {
@@ -135,7 +153,8 @@ impl ReduceOp {
         }
     }
 
-    const fn label(self) -> &'static str {
+    /// The op's one name.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Sum => "sum",
             Self::Prod => "prod",
@@ -159,10 +178,15 @@ impl ReduceOp {
     }
 }
 
+/// Stores a variance. `scale` is 1 / (count - correction).
+const VARIANCE: &str = "let total = squares * p.scale;\nstore_out(p.offsets.x + o, FINISH);";
+/// Stores what a chunk of a variance gives.
+const MOMENTS: &str = "store_out(p.offsets.x + o, mean);\nstore_squares(p.offsets.y + o, squares);";
+
 impl Reduce {
     /// The key with PyTorch's output type.
     pub fn new(op: ReduceOp, input: DType, stores: ReduceOutput, threads: ReduceThreads) -> Self {
-        Self { op, input, output: op.output(input), stores, threads }
+        Self { op, input, output: op.output(input), stores, threads, stage: ReduceStage::Whole }
     }
 
     /// Workgroups for `kept` results in `chunks` parts each.
@@ -184,11 +208,16 @@ impl Reduce {
             ReduceThreads::One => "one",
             ReduceThreads::Group => "group",
         };
-        format!("{}{stores}_{}_{}_{threads}", self.op.label(), self.input.name(), self.output.name())
+        let stage = match self.stage {
+            ReduceStage::Whole => "",
+            ReduceStage::Part => "_part",
+            ReduceStage::Merge => "_merge",
+        };
+        format!("{}{stores}_{}_{}_{threads}{stage}", self.op.label(), self.input.name(), self.output.name())
     }
 
     pub(super) fn bindings(&self) -> u32 {
-        if self.stores == ReduceOutput::Both { 3 } else { 2 }
+        2 + u32::from(self.stores == ReduceOutput::Both) + u32::from(self.stage != ReduceStage::Whole)
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -196,7 +225,9 @@ impl Reduce {
     }
 
     pub(super) fn requires(&self) -> Features {
-        let indices = if self.stores == ReduceOutput::Values { Features::NONE } else { Features::INT64 };
+        let places =
+            self.stores != ReduceOutput::Values || (self.stage == ReduceStage::Merge && self.op.is_arg());
+        let indices = if places { Features::INT64 } else { Features::NONE };
         Features::of(self.input) | Features::of(self.output) | indices
     }
 
@@ -238,6 +269,7 @@ impl Reduce {
             ReduceOp::Norm2 | ReduceOp::RootSum | ReduceOp::Std => "sqrt(total)",
             _ => "total",
         };
+        let finished = convert(finish.to_owned(), native, self.output);
         let group = self.threads == ReduceThreads::Group;
         let index = if group {
             "group.y * groups.x + group.x"
@@ -258,7 +290,7 @@ impl Reduce {
         .set("MAP", map)
         .set("COMBINE", combine)
         .set("IDENTITY", identity)
-        .set("FINISH", convert(finish.to_owned(), native, self.output))
+        .set("FINISH", finished.clone())
         .set("RESULT_INDEX", index)
         .set("WRITES", if group { "local == 0u" } else { "true" });
         if !self.op.is_arg() || self.stores != ReduceOutput::Indices {
@@ -267,7 +299,14 @@ impl Reduce {
         if self.op.is_arg() && self.stores != ReduceOutput::Values {
             shader = shader.operand("places", DType::I64, Access::Store);
         }
+        if self.stage == ReduceStage::Part {
+            shader = shader.operand("squares", DType::F32, Access::Store);
+        }
         shader = shader.operand("x", self.input, Access::Load);
+        if self.stage == ReduceStage::Merge {
+            let dtype = if self.op.is_arg() { DType::I64 } else { DType::F32 };
+            shader = shader.operand("second", dtype, Access::Load);
+        }
         let (fold, share) = match self.op {
             ReduceOp::ArgMax | ReduceOp::ArgMin => {
                 shader = self.arg(shader, shared("fold(base, RANGE)"));
@@ -277,12 +316,34 @@ impl Reduce {
                 )
             }
             ReduceOp::Var | ReduceOp::Std => {
-                let in_all = |call: String| {
-                    call.replace("start + local", "local").replace("start", "0u").replace("end", "p.count")
+                let (weight, spread, store) = match self.stage {
+                    ReduceStage::Whole => ("1.0", "0.0", VARIANCE.replace("FINISH", &finished)),
+                    ReduceStage::Part => ("1.0", "0.0", MOMENTS.to_owned()),
+                    ReduceStage::Merge => {
+                        let squares = "load_second(place(base, r))";
+                        (
+                            "f32(min(p.chunk, p.offsets.w - r * p.chunk))",
+                            squares,
+                            VARIANCE.replace("FINISH", &finished),
+                        )
+                    }
+                };
+                let merge = self.stage == ReduceStage::Merge;
+                let members = if merge { "p.offsets.w" } else { "end - start" };
+                let (start, end) = if merge {
+                    ("0u", "p.count")
+                } else {
+                    ("o / p.kept * p.chunk", "min(start + p.chunk, p.count)")
                 };
                 shader = shader
-                    .set("MEAN", in_all(shared("fold_sum(base, RANGE)")))
-                    .set("SQUARES", in_all(shared("fold_squares(base, RANGE, mean)")));
+                    .set("START", start)
+                    .set("END", end)
+                    .set("WEIGHT", weight)
+                    .set("SPREAD", spread)
+                    .set("MEMBERS", members)
+                    .set("STORE", store)
+                    .set("MEAN", shared("fold_sum(base, RANGE)"))
+                    .set("SQUARES", shared("fold_squares(base, RANGE, mean)"));
                 (
                     include_str!("../../wgsl/kernel/reduce_variance.wgsl"),
                     include_str!("../../wgsl/kernel/reduce_share.wgsl"),
@@ -319,6 +380,7 @@ impl Reduce {
         if self.stores != ReduceOutput::Values {
             store += "store_places(p.offsets.y + o, i64(best.index));";
         }
-        shader.set("A", name).set("BEATS", beats).set("TOTAL", total).set("STORE", store)
+        let place = if self.stage == ReduceStage::Merge { "u32(load_second(place(base, r)))" } else { "r" };
+        shader.set("A", name).set("BEATS", beats).set("TOTAL", total).set("STORE", store).set("PLACE", place)
     }
 }

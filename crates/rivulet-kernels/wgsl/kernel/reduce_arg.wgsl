@@ -21,7 +21,7 @@ fn beats(a: $A, b: $A) -> bool {
 fn fold(base: u32, first: u32, step: u32, end: u32) -> Best {
     var best = Best($A(0), 0xffffffffu);
     for (var r = first; r < end; r += step) {
-        best = better(best, Best(mapped(base, r), r));
+        best = better(best, Best(mapped(base, r), $PLACE));
     }
     return best;
 }
@@ -33,11 +33,11 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let o = $RESULT_INDEX;
-    if (o >= p.kept) {
+    if (o >= p.kept * p.chunks) {
         return;
     }
-    let start = 0u;
-    let end = p.count;
+    let start = o / p.kept * p.chunk;
+    let end = min(start + p.chunk, p.count);
     let base = kept_place(o);
     let best = $TOTAL;
     if ($WRITES) {

@@ -1,8 +1,9 @@
-// Mean first, then the squares of what is left: exact where sums of squares would cancel.
+// Mean first, then the squares of what is left: exact where sums of squares would cancel. Chunks are merged in the same
+// way, each with the weight of its elements (T. F. Chan, G. H. Golub, R. J. LeVeque, 1979).
 fn fold_sum(base: u32, first: u32, step: u32, end: u32) -> f32 {
     var total = 0.0;
     for (var r = first; r < end; r += step) {
-        total += mapped(base, r);
+        total = fma(mapped(base, r), $WEIGHT, total);
     }
     return total;
 }
@@ -10,7 +11,7 @@ fn fold_squares(base: u32, first: u32, step: u32, end: u32, mean: f32) -> f32 {
     var total = 0.0;
     for (var r = first; r < end; r += step) {
         let d = mapped(base, r) - mean;
-        total = fma(d, d, total);
+        total += fma(d * d, $WEIGHT, $SPREAD);
     }
     return total;
 }
@@ -22,15 +23,15 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let o = $RESULT_INDEX;
-    if (o >= p.kept) {
+    if (o >= p.kept * p.chunks) {
         return;
     }
+    let start = $START;
+    let end = $END;
     let base = kept_place(o);
-    let mean = $MEAN / f32(p.count);
+    let mean = $MEAN / f32($MEMBERS);
     let squares = $SQUARES;
     if ($WRITES) {
-        // scale is 1 / (count - correction).
-        let total = squares * p.scale;
-        store_out(p.offsets.x + o, $FINISH);
+        $STORE
     }
 }

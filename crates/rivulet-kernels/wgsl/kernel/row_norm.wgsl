@@ -19,6 +19,6 @@ fn statistics() {
 fn row_element(e: u32) -> f32 {
     return $SCALED;
 }
-fn finish_row(row: u32) {
+fn finish_row() {
     $KEEP
 }

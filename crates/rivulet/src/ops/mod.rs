@@ -1,59 +1,64 @@
 //! Native ops: kernels of [`rivulet_kernels`], recorded on the calling thread's stream.
 //!
-//! An operand is a [`View`] of a block. Waits, barriers and order follow from the blocks, as for everything that is
-//! recorded; a kernel is compiled at its first use, by one thread. Shapes, types and aliasing are the caller's to get
-//! right as PyTorch defines them; what a kernel cannot do is an error that names the op, and nothing is recorded.
+//! An operand is a [`View`] of a block, with any strides. Waits, barriers and order follow from the blocks, as for
+//! everything that is recorded; a kernel is compiled at its first use, by one thread. Where a kernel wants dense
+//! operands, an op makes dense copies on the device first. Shapes, types and aliasing are the caller's to get right as
+//! PyTorch defines them.
+//!
+//! Every function here may be called from any thread, and answers in one of three ways where it cannot do its work:
+//!
+//! - [`Error::NoKernel`]: there is no kernel for these types, on this device or at this size. Nothing that the caller
+//!   can see was changed, and another way to compute the op may do.
+//! - [`Error::BadOperand`]: operands that do not fit together, or a view outside its block. Nothing was recorded.
+//! - what [`Device::record`] says.
+//!
+//! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
+mod copy;
+mod group_norm;
+mod launch;
+mod matmul;
+mod norm_backward;
 mod pointwise;
+mod reduce;
+mod rows;
+mod single;
+mod sort;
+mod temporary;
 mod view;
+mod walk;
 
+pub use copy::{copy, fill};
+pub use group_norm::{Spread, batch_norm, group_norm};
+pub use matmul::matmul;
+pub use norm_backward::{NormGradient, norm_backward};
 pub use pointwise::pointwise;
+pub use reduce::reduce;
 pub use rivulet_kernels::params::Scalar;
-pub use rivulet_kernels::{DType, Op};
+pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
+pub use rows::{layer_norm, rms_norm, scan, softmax, softmax_backward};
+pub use sort::sort;
 pub use view::View;
 
 use crate::Device;
 use crate::error::{Error, Result};
-use rivulet_hal::sync::Arc;
-use rivulet_hal::{Backend, HalError, Pipeline, PipelineDesc, PipelineSource};
-use rivulet_kernels::{Features, FloatControls, Kernel, Target, Translated, translate};
 
+/// True where the device has kernels, false where PyTorch's CPU kernels do the work.
+pub fn has_kernels(device: &Device) -> bool {
+    device.info().backend == rivulet_hal::Backend::Vulkan
+}
+
+#[cold]
 fn refuse<T>(op: &'static str, reason: String) -> Result<T> {
     Err(Error::BadOperand { op, reason })
 }
 
-/// The compiled kernel.
-fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
-    let info = device.info();
-    if info.backend != Backend::Vulkan {
-        return refuse(op, format!("{} has no native kernels", info.name));
-    }
-    let shader = info.shader;
-    let needs = kernel.requires();
-    for (feature, offered, name) in [
-        (Features::INT64, shader.int64, "64-bit integers"),
-        (Features::HALF, shader.half, "16-bit arithmetic"),
-    ] {
-        if needs.contains(feature) && !offered {
-            return refuse(op, format!("{} has no {name}", info.name));
-        }
-    }
-    let controls = FloatControls {
-        preserve_nan_f32: shader.preserve_nan_f32,
-        preserve_subnormals_f32: shader.preserve_subnormals_f32,
-        round_even_f16: shader.round_even_f16,
-    };
-    let compiled = device.pipelines().get(kernel, || {
-        let label = kernel.label();
-        let translated = translate(kernel, Target::SpirV(controls));
-        let source = match translated.map_err(|error| error.to_string()) {
-            Ok(Translated::SpirV(words)) => PipelineSource::SpirV(words),
-            Ok(Translated::Msl { text, entry }) => PipelineSource::Msl { text, entry },
-            Err(reason) => return Err(HalError::Compile { label, reason }),
-        };
-        let (bindings, param_bytes, workgroup) =
-            (kernel.bindings(), kernel.param_bytes(), kernel.workgroup());
-        device.hal().pipeline(&PipelineDesc { label, source, bindings, param_bytes, workgroup })
-    })?;
-    compiled.map_err(|error| device.failed(op, error))
+#[cold]
+fn no_kernel<T>(op: &'static str, reason: String) -> Result<T> {
+    Err(Error::NoKernel { op, reason })
+}
+
+/// Bytes of `count` elements.
+fn dtype_bytes(dtype: DType, count: u64) -> u64 {
+    count.saturating_mul(u64::from(dtype.size()))
 }

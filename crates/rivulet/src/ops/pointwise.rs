@@ -1,75 +1,28 @@
+use super::launch::launch;
+use super::temporary::Output;
 use super::view::View;
-use super::{DType, Op, Scalar, pipeline, refuse};
+use super::walk::{Dim, OPERANDS, Places, Walk, describe};
+use super::{DType, Op, Scalar, no_kernel, refuse};
+use crate::Device;
 use crate::error::Result;
 use crate::ids::Access;
-use crate::memory::Block;
-use crate::{Device, DeviceOp};
-use rivulet_hal::Binding;
-use rivulet_kernels::params::{MAX_RANK, POINTWISE_OPERANDS, PointwiseParams, StridedParams, scalars};
-use rivulet_kernels::{Kernel, Layout, Pointwise};
+use rivulet_kernels::params::{MAX_RANK, PointwiseParams, StridedParams, scalars};
+use rivulet_kernels::{Kernel, Layout, Native, Pointwise};
 use smallvec::SmallVec;
-
-/// Sizes and strides of all operands, dimensions that can be walked as one joined.
-#[derive(Debug, PartialEq)]
-struct Walk {
-    /// Outermost dimension first.
-    dims: SmallVec<[Dim; MAX_RANK]>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Dim {
-    size: u64,
-    strides: [i64; POINTWISE_OPERANDS],
-}
-
-impl Walk {
-    /// `views`: the output first; all have its shape.
-    fn new(views: &[&View<'_>]) -> Self {
-        let mut dims: SmallVec<[Dim; MAX_RANK]> = SmallVec::new();
-        for (index, &size) in views[0].shape.iter().enumerate() {
-            if size == 1 {
-                continue;
-            }
-            let mut strides = [0; POINTWISE_OPERANDS];
-            for (stride, view) in strides.iter_mut().zip(views) {
-                *stride = view.strides[index];
-            }
-            let dim = Dim { size, strides };
-            match dims.last_mut() {
-                Some(outer) if outer.holds(&dim) => *outer = Dim { size: outer.size * size, strides },
-                _ => dims.push(dim),
-            }
-        }
-        Self { dims }
-    }
-
-    /// Whether operand `index` is walked one element after the other.
-    fn is_dense(&self, index: usize) -> bool {
-        match self.dims.as_slice() {
-            [] => true,
-            [dim] => dim.strides[index] == 1,
-            _ => false,
-        }
-    }
-}
-
-impl Dim {
-    /// Whether this dimension goes on where `inner` ends, for every operand.
-    fn holds(&self, inner: &Self) -> bool {
-        let size = i64::try_from(inner.size).unwrap_or(i64::MAX);
-        self.strides.iter().zip(&inner.strides).all(|(outer, inner)| inner.checked_mul(size) == Some(*outer))
-    }
-}
 
 /// Makes each element of `out` from the elements of `inputs` at the same place: `out = op(inputs…, scalars…)`. The
 /// inputs have the shape of `out`; a dimension is repeated by a stride of 0. `common` is the type that the op computes
 /// for, to which the inputs are converted. With `scalar` the input of that index is the first of the scalars.
 ///
+/// `values` are the op's scalars in the order that its WGSL states, converted to what `common` is computed in; the
+/// diagonal of `tril`, `triu` and `eye` is a 32-bit integer, and their matrices are the last two dimensions of `out`.
+/// Ops that depend on an element's place count it row-major over `out`. Random ops have [`super::random()`].
+///
 /// Any thread. `out` may be one of the inputs where both are the same view.
 ///
 /// # Errors
-/// [`Error::BadOperand`](crate::Error::BadOperand) where shapes differ, elements lie outside their blocks, or the
-/// device has no such kernel; what [`Device::record`] says.
+/// [`Error::BadOperand`](crate::Error::BadOperand) where shapes differ or elements lie outside their blocks;
+/// [`Error::NoKernel`](crate::Error::NoKernel) where there is none; what [`Device::record`] says.
 pub fn pointwise(
     device: &Device,
     op: Op,
@@ -79,13 +32,115 @@ pub fn pointwise(
     scalar: Option<u8>,
     values: &[Scalar],
 ) -> Result<()> {
-    let label = op.label();
-    let tensors = op.arity() - usize::from(scalar.is_some());
+    let extra = match op {
+        Op::Tril | Op::Triu | Op::Eye => matrix(op, out)?,
+        _ => [0; 2],
+    };
+    let words = scalar_words(op, common, values);
+    match inputs {
+        [] => run(device, &Call { op, common, scalar, words, extra }, out, &[]),
+        [a] => run(device, &Call { op, common, scalar, words, extra }, out, &[a]),
+        [a, b] => run(device, &Call { op, common, scalar, words, extra }, out, &[a, b]),
+        [a, b, c] => run(device, &Call { op, common, scalar, words, extra }, out, &[a, b, c]),
+        more => refuse(op.label(), format!("{} tensors; at most 3 are allowed", more.len())),
+    }
+}
+
+/// What is to be done with the operands of a pointwise kernel.
+pub(super) struct Call {
+    pub(super) op: Op,
+    pub(super) common: DType,
+    pub(super) scalar: Option<u8>,
+    /// Scalars as the kernel reads them.
+    pub(super) words: [u32; 4],
+    /// The two words beside them.
+    pub(super) extra: [u32; 2],
+}
+
+impl Call {
+    /// An op without scalars.
+    pub(super) fn new(op: Op, common: DType) -> Self {
+        Self { op, common, scalar: None, words: [0; 4], extra: [0; 2] }
+    }
+
+    /// The key of the kernel, and whether a last word may be overwritten.
+    fn key(&self, out: &View<'_>, inputs: &[&View<'_>], walk: &Walk) -> Pointwise {
+        // The type of an input that is a scalar does not matter, but there is one kernel for all only if it is the
+        // same.
+        let mut types = [self.common; 3];
+        let mut given = inputs.iter().map(|view| view.dtype);
+        for (index, dtype) in types.iter_mut().enumerate().take(self.op.arity()) {
+            if self.scalar.map(usize::from) != Some(index) {
+                *dtype = given.next().unwrap_or(self.common);
+            }
+        }
+        let layout = if walk.dims.len() > MAX_RANK {
+            Layout::Strided.canonical(out.dtype)
+        } else {
+            let dense_inputs = walk.all_dense(inputs.len() + 1);
+            Layout::choose(out.dtype, dense_inputs, walk.is_dense(0), out.first(), out.owns_tail())
+        };
+        if self.op == Op::Copy && types[0] == out.dtype && self.common == out.dtype {
+            return Pointwise::cast(out.dtype, out.dtype, layout);
+        }
+        Pointwise {
+            op: self.op,
+            inputs: types,
+            common: self.common,
+            output: out.dtype,
+            scalar: self.scalar,
+            layout,
+        }
+    }
+}
+
+/// Scalars of `op` as its kernel for `common` reads them.
+pub(super) fn scalar_words(op: Op, common: DType, values: &[Scalar]) -> [u32; 4] {
+    let native = match op {
+        Op::Tril | Op::Triu | Op::Eye => Native::I32,
+        _ => common.native(),
+    };
+    let truth = |value| match value {
+        Scalar::F32(x) if common == DType::Bool => Scalar::I32(i32::from(x != 0.0)),
+        other => other,
+    };
+    let values: SmallVec<[Scalar; 4]> =
+        values.iter().map(|&value| cast_scalar(truth(value), native)).collect();
+    scalars(&values)
+}
+
+/// The scalar in the type that a kernel computes in.
+pub(super) fn cast_scalar(value: Scalar, to: Native) -> Scalar {
+    match (value, to) {
+        (Scalar::F32(_), Native::F32) | (Scalar::I32(_), Native::I32) | (Scalar::I64(_), Native::I64) => {
+            value
+        }
+        (Scalar::I32(x), Native::F32) => Scalar::F32(x as f32),
+        (Scalar::I64(x), Native::F32) => Scalar::F32(x as f32),
+        (Scalar::F32(x), Native::I32) => Scalar::I32(x as i64 as i32),
+        (Scalar::I64(x), Native::I32) => Scalar::I32(x as i32),
+        (Scalar::F32(x), Native::I64) => Scalar::I64(x as i64),
+        (Scalar::I32(x), Native::I64) => Scalar::I64(i64::from(x)),
+    }
+}
+
+/// Columns and rows of the matrices that the last two dimensions are.
+fn matrix(op: Op, out: &View<'_>) -> Result<[u32; 2]> {
+    match *out.shape {
+        [.., rows, columns] => Ok([columns as u32, rows as u32]),
+        _ => refuse(op.label(), format!("the output has {} dimensions; at least 2 are allowed", out.rank())),
+    }
+}
+
+/// As [`pointwise`], with the scalars as the kernel reads them.
+pub(super) fn run(device: &Device, call: &Call, out: &View<'_>, inputs: &[&View<'_>]) -> Result<()> {
+    let label = call.op.label();
+    let tensors = call.op.arity() - usize::from(call.scalar.is_some());
     if inputs.len() != tensors {
         return refuse(label, format!("{} tensors; it takes {tensors}", inputs.len()));
     }
-    if !op.computes(common) {
-        return refuse(label, format!("not defined for {}", common.name()));
+    if !call.op.computes(call.common) {
+        return no_kernel(label, format!("not defined for {}", call.common.name()));
     }
     out.check(label, "the output")?;
     for (index, input) in inputs.iter().enumerate() {
@@ -95,101 +150,70 @@ pub fn pointwise(
                 format!("input {index} has shape {:?}, the output {:?}", input.shape, out.shape),
             );
         }
-        input.check(label, &format!("input {index}"))?;
+        input.check(label, "an input")?;
     }
     if out.count() == 0 {
         return Ok(());
     }
-    let views: SmallVec<[&View<'_>; POINTWISE_OPERANDS]> = std::iter::once(out).chain(inputs).collect();
-    let walk = Walk::new(&views);
-    let dense_inputs = (1..views.len()).all(|index| walk.is_dense(index));
-    let layout =
-        Layout::choose(out.dtype, dense_inputs, walk.is_dense(0), out.offset as u32, out.owns_tail());
-    // The type of an input that is a scalar does not matter, but there is one kernel for all only if it is the same.
-    let mut types = [common; 3];
-    let mut given = inputs.iter().map(|view| view.dtype);
-    for (index, dtype) in types.iter_mut().enumerate().take(op.arity()) {
-        if scalar.map(usize::from) != Some(index) {
-            *dtype = given.next().unwrap_or(common);
+    let mut views: SmallVec<[&View<'_>; OPERANDS]> = SmallVec::new();
+    views.push(out);
+    views.extend_from_slice(inputs);
+    let mut walk = Walk::new(&views);
+    if walk.dims.len() > MAX_RANK {
+        if call.op.is_indexed() {
+            // One dispatch has to see every place.
+            return in_fewer_dimensions(device, call, out, inputs);
         }
+        // Any order will do, and few dispatches are best.
+        walk.dims.sort_by_key(|dim| dim.size);
     }
-    let key = Pointwise { op, inputs: types, common, output: out.dtype, scalar, layout };
-    let kernel = pipeline(device, label, &Kernel::Pointwise(key))?;
-
-    let most = device.info().max_binding;
-    let bindings: SmallVec<[Binding; POINTWISE_OPERANDS]> = views
-        .iter()
-        .enumerate()
-        .map(|(index, view)| view.binding(label, index == 0, most))
-        .collect::<Result<_>>()?;
+    let key = call.key(out, inputs, &walk);
     let access = |index| if index == 0 { Access::Write } else { Access::Read };
-    let operands: SmallVec<[(&Block, Access); POINTWISE_OPERANDS]> =
-        views.iter().enumerate().map(|(index, view)| (view.block, access(index))).collect();
+    let operands: SmallVec<[(&View<'_>, Access); OPERANDS]> =
+        views.iter().enumerate().map(|(index, &view)| (view, access(index))).collect();
     let mut params = StridedParams::default();
-    params.dense.scalars = scalars(values);
-    let inner = walk.dims.len().saturating_sub(MAX_RANK);
-    let (outer, inner) = walk.dims.split_at(inner);
+    (params.dense.scalars, params.dense.extra) = (call.words, call.extra);
+    let (outer, inner) = walk.split(MAX_RANK);
     describe(&mut params, inner);
-    device.record(&DeviceOp::new(label, &operands), |recorder| {
-        for place in Places::new(outer) {
-            for (index, view) in views.iter().enumerate() {
-                let offset = i64::try_from(view.offset).unwrap_or(i64::MAX) + place[index];
-                params.dense.offsets[index] = u32::try_from(offset).unwrap_or(u32::MAX);
-            }
-            let groups = key.groups(params.dense.offsets[0], params.dense.count);
-            let bytes = if layout.is_strided() {
-                bytemuck::bytes_of(&params)
+    launch(device, label, &Kernel::Pointwise(key), &operands, |dispatcher| {
+        let bytes = |params: &StridedParams| {
+            if key.layout.is_strided() {
+                dispatcher
+                    .run(bytemuck::bytes_of(params), key.groups(params.dense.offsets[0], params.dense.count))
             } else {
-                bytemuck::bytes_of::<PointwiseParams>(&params.dense)
-            };
-            recorder.dispatch(&kernel, &bindings, bytes, groups)?;
+                let dense: &PointwiseParams = &params.dense;
+                dispatcher.run(bytemuck::bytes_of(dense), key.groups(dense.offsets[0], dense.count))
+            }
+        };
+        each_place(outer, &views, &mut params, bytes)
+    })
+}
+
+/// Calls `dispatch` for each place of the outer dimensions, with the offsets of the operands there.
+pub(super) fn each_place<E>(
+    outer: &[Dim],
+    views: &[&View<'_>],
+    params: &mut StridedParams,
+    mut dispatch: impl FnMut(&StridedParams) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    for place in Places::new(outer) {
+        for (index, view) in views.iter().enumerate() {
+            params.dense.offsets[index] = (view.offset as i64 + place[index]) as u32;
         }
-        Ok(())
-    })?;
+        dispatch(params)?;
+    }
     Ok(())
 }
 
-/// The dimensions that one dispatch walks. What a view reaches was seen to fit into 31 bits.
-fn describe(params: &mut StridedParams, dims: &[Dim]) {
-    params.dense.count = dims.iter().map(|dim| dim.size as u32).product();
-    params.dense.rank = dims.len().max(1) as u32;
-    params.shape = [1; MAX_RANK];
-    for (place, dim) in dims.iter().rev().enumerate() {
-        params.shape[place] = dim.size as u32;
-        params.strides[place] = dim.strides.map(|stride| stride as i32);
-    }
-}
-
-/// Offsets of every operand for each place of the outer dimensions; one place where there are none.
-struct Places<'d> {
-    dims: &'d [Dim],
-    at: u64,
-    count: u64,
-}
-
-impl<'d> Places<'d> {
-    fn new(dims: &'d [Dim]) -> Self {
-        Self { dims, at: 0, count: dims.iter().map(|dim| dim.size).product() }
-    }
-}
-
-impl Iterator for Places<'_> {
-    type Item = [i64; POINTWISE_OPERANDS];
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.count {
-            return None;
-        }
-        let mut rest = self.at;
-        self.at += 1;
-        let mut offsets = [0; POINTWISE_OPERANDS];
-        for dim in self.dims.iter().rev() {
-            let index = (rest % dim.size) as i64;
-            rest /= dim.size;
-            for (offset, stride) in offsets.iter_mut().zip(dim.strides) {
-                *offset += index * stride;
-            }
-        }
-        Some(offsets)
-    }
+/// The op on dense tensors, which are walked in one dimension.
+fn in_fewer_dimensions(device: &Device, call: &Call, out: &View<'_>, inputs: &[&View<'_>]) -> Result<()> {
+    let target = Output::dense(device, out, out.dtype)?;
+    let copies = inputs
+        .iter()
+        .map(|input| super::temporary::Input::dense(device, input, input.dtype))
+        .collect::<Result<SmallVec<[_; OPERANDS]>>>()?;
+    let views: SmallVec<[_; OPERANDS]> = copies.iter().map(super::temporary::Input::view).collect();
+    let borrowed: SmallVec<[&View<'_>; OPERANDS]> = views.iter().map(|view| &**view).collect();
+    run(device, call, &target.view(), &borrowed)?;
+    target.finish()
 }

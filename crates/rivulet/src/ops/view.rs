@@ -1,11 +1,16 @@
-use super::{DType, refuse};
+use super::{DType, no_kernel, refuse};
 use crate::error::Result;
 use crate::memory::Block;
 use rivulet_hal::Binding;
 use smallvec::SmallVec;
 
 /// Dimensions that are held without allocating.
-const INLINE: usize = 6;
+pub(super) const INLINE: usize = 6;
+
+/// Sizes of a view.
+pub(super) type Shape = SmallVec<[u64; INLINE]>;
+/// Strides of a view.
+pub(super) type Strides = SmallVec<[i64; INLINE]>;
 
 /// Elements of a block: what a tensor is to a kernel. Sizes, strides and the offset count elements.
 #[derive(Clone, Debug)]
@@ -22,64 +27,142 @@ pub struct View<'b> {
     pub strides: SmallVec<[i64; INLINE]>,
 }
 
+/// Strides of a dense tensor, row-major.
+pub(super) fn dense_strides(shape: &[u64]) -> Strides {
+    let mut strides: Strides = SmallVec::from_elem(1, shape.len());
+    for dim in (1..shape.len()).rev() {
+        strides[dim - 1] = strides[dim].saturating_mul(i64::try_from(shape[dim].max(1)).unwrap_or(i64::MAX));
+    }
+    strides
+}
+
 impl<'b> View<'b> {
     /// All of a dense tensor that begins with the block.
     pub fn dense(block: &'b Block, dtype: DType, shape: &[u64]) -> Self {
-        let mut strides: SmallVec<[i64; INLINE]> = shape.iter().map(|_| 1).collect();
-        for dim in (1..shape.len()).rev() {
-            strides[dim - 1] = strides[dim] * i64::try_from(shape[dim].max(1)).unwrap_or(i64::MAX);
-        }
-        Self { block, dtype, offset: 0, shape: SmallVec::from_slice(shape), strides }
+        Self { block, dtype, offset: 0, shape: SmallVec::from_slice(shape), strides: dense_strides(shape) }
     }
 
     /// Number of elements.
+    #[inline]
     pub fn count(&self) -> u64 {
         self.shape.iter().product()
     }
 
-    /// Fails where an element lies outside the block.
+    /// Number of dimensions.
+    pub(super) fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The same elements under other sizes and strides.
+    pub(super) fn with(&self, shape: &[u64], strides: &[i64]) -> Self {
+        Self {
+            block: self.block,
+            dtype: self.dtype,
+            offset: self.offset,
+            shape: SmallVec::from_slice(shape),
+            strides: SmallVec::from_slice(strides),
+        }
+    }
+
+    /// The same sizes, strides and type in other memory: for an operand without elements, which may have none.
+    pub(super) fn with_block_of(&self, other: &Self) -> Self {
+        Self { block: other.block, offset: 0, ..self.clone() }
+    }
+
+    /// The same bits as another type of the same size.
+    pub(super) fn typed(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
+    /// The dimensions in another order: dimension `k` of the answer is `order[k]` of this view.
+    pub(super) fn permuted(&self, order: &[usize]) -> Self {
+        let shape: Shape = order.iter().map(|&dim| self.shape[dim]).collect();
+        let strides: Strides = order.iter().map(|&dim| self.strides[dim]).collect();
+        Self { shape, strides, ..self.clone() }
+    }
+
+    /// True where the elements follow one another in row-major order.
+    pub(super) fn is_dense(&self) -> bool {
+        let mut expected = 1;
+        for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
+            if size != 1 {
+                if stride != expected {
+                    return false;
+                }
+                expected *= size as i64;
+            }
+        }
+        true
+    }
+
+    /// Fails where an element lies outside the block, or further than kernels reach.
+    #[inline]
     pub(super) fn check(&self, op: &'static str, name: &str) -> Result<()> {
         if self.strides.len() != self.shape.len() {
-            let (sizes, strides) = (self.shape.len(), self.strides.len());
-            return refuse(op, format!("{name} has {sizes} sizes and {strides} strides"));
+            return self.wrong_rank(op, name);
         }
-        if self.count() == 0 {
+        let offset = i64::try_from(self.offset).unwrap_or(i64::MAX);
+        let (mut first, mut last, mut empty, mut wide) = (offset, offset, false, false);
+        for (&size, &stride) in self.shape.iter().zip(&self.strides) {
+            empty |= size == 0;
+            wide |= size > i32::MAX as u64;
+            // A saturated reach lies outside every block.
+            let reach = stride.saturating_mul(i64::try_from(size).unwrap_or(i64::MAX).wrapping_sub(1));
+            if reach < 0 {
+                first = first.saturating_add(reach);
+            } else {
+                last = last.saturating_add(reach);
+            }
+        }
+        let elements = (self.block.size() / u64::from(self.dtype.size())) as i64;
+        // Kernels count in 32 bits.
+        if empty || (!wide && first >= 0 && last < elements && last <= i64::from(i32::MAX)) {
             return Ok(());
         }
-        let (mut first, mut last) = (i128::from(self.offset), i128::from(self.offset));
-        for (&size, &stride) in self.shape.iter().zip(&self.strides) {
-            let reach = i128::from(stride) * i128::from(size - 1);
-            if reach < 0 { first += reach } else { last += reach }
-        }
-        let elements = i128::from(self.block.size() / u64::from(self.dtype.size()));
+        self.out_of_reach(op, name, first, last, elements)
+    }
+
+    #[cold]
+    fn wrong_rank(&self, op: &'static str, name: &str) -> Result<()> {
+        let (sizes, strides) = (self.shape.len(), self.strides.len());
+        refuse(op, format!("{name} has {sizes} sizes and {strides} strides; there must be as many"))
+    }
+
+    #[cold]
+    fn out_of_reach(&self, op: &'static str, name: &str, first: i64, last: i64, elements: i64) -> Result<()> {
         if first < 0 || last >= elements {
             return refuse(
                 op,
                 format!("{name} has elements {first} to {last} of a block that holds {elements}"),
             );
         }
-        // Kernels count in 32 bits.
-        if last > i128::from(i32::MAX) {
-            return refuse(op, format!("{name} reaches element {last}; kernels reach {}", i32::MAX));
-        }
-        Ok(())
+        let shape = &self.shape;
+        no_kernel(op, format!("{name} of {shape:?} reaches element {last}; kernels reach {}", i32::MAX))
     }
 
     /// The whole block as an operand of a dispatch.
     pub(super) fn binding(&self, op: &'static str, write: bool, most: u64) -> Result<Binding> {
         let Some(buffer) = self.block.buffer() else {
-            return refuse(op, "an operand is memory that only the CPU can reach".to_owned());
+            return no_kernel(op, "an operand is memory that only the CPU can reach".to_owned());
         };
         if buffer.range.len() > most {
             let bytes = buffer.range.len();
-            return refuse(op, format!("an operand lies in a block of {bytes} bytes; kernels reach {most}"));
+            return no_kernel(
+                op,
+                format!("an operand lies in a block of {bytes} bytes; kernels reach {most}"),
+            );
         }
         Ok(Binding { buffer, write })
     }
 
-    /// True where no element of another tensor can share the last word.
+    /// True where no element of another tensor can share the last word of this dense view.
     pub(super) fn owns_tail(&self) -> bool {
         let end = (self.offset + self.count()) * u64::from(self.dtype.size());
         end.is_multiple_of(4) || end >= self.block.requested()
+    }
+
+    /// The first element, as kernels take it. What a view reaches was seen to fit into 31 bits.
+    pub(super) fn first(&self) -> u32 {
+        self.offset as u32
     }
 }

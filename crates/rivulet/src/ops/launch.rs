@@ -1,0 +1,100 @@
+//! The way from a kernel's key and its operands to the calling thread's stream.
+
+use super::no_kernel;
+use super::view::View;
+use crate::error::Result;
+use crate::ids::Access;
+use crate::memory::Block;
+use crate::{Device, DeviceOp};
+use rivulet_hal::sync::Arc;
+use rivulet_hal::{Backend, Binding, HalError, Pipeline, PipelineDesc, PipelineSource, Recorder};
+use rivulet_kernels::{Features, FloatControls, Kernel, Target, Translated, translate};
+use smallvec::SmallVec;
+
+/// Operands of a kernel that are held without allocating.
+const INLINE: usize = 6;
+
+/// A kernel with its operands, in an open recorder.
+pub(super) struct Dispatcher<'r> {
+    recorder: &'r mut dyn Recorder,
+    pipeline: &'r Arc<dyn Pipeline>,
+    bindings: &'r [Binding],
+}
+
+impl Dispatcher<'_> {
+    /// Records one dispatch.
+    pub(super) fn run(&mut self, params: &[u8], groups: [u32; 3]) -> Result<(), HalError> {
+        self.recorder.dispatch(self.pipeline, self.bindings, params, groups)
+    }
+}
+
+/// Records the dispatches of one op: all of one kernel, with the same operands, in no order among each other.
+/// `operands` in the order of the bindings, not empty and checked.
+///
+/// # Errors
+/// [`crate::Error::NoKernel`], or what [`Device::record`] says.
+pub(super) fn launch(
+    device: &Device,
+    op: &'static str,
+    kernel: &Kernel,
+    operands: &[(&View<'_>, Access)],
+    dispatches: impl FnOnce(&mut Dispatcher<'_>) -> Result<(), HalError>,
+) -> Result<()> {
+    let pipeline = pipeline(device, op, kernel)?;
+    let most = device.info().max_binding;
+    let mut bindings: SmallVec<[Binding; INLINE]> = SmallVec::new();
+    let mut blocks: SmallVec<[(&Block, Access); INLINE]> = SmallVec::new();
+    for &(view, access) in operands {
+        bindings.push(view.binding(op, access == Access::Write, most)?);
+        blocks.push((view.block, access));
+    }
+    device.record(&DeviceOp::new(op, &blocks), |recorder| {
+        dispatches(&mut Dispatcher { recorder, pipeline: &pipeline, bindings: &bindings })
+    })?;
+    Ok(())
+}
+
+/// Fails where the device cannot run kernels that need these features.
+pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Result<()> {
+    let info = device.info();
+    if info.backend != Backend::Vulkan {
+        return no_kernel(op, format!("{} has no native kernels", info.name));
+    }
+    for (feature, offered, name) in [
+        (Features::INT64, info.shader.int64, "64-bit integers"),
+        (Features::HALF, info.shader.half, "16-bit arithmetic"),
+    ] {
+        if needs.contains(feature) && !offered {
+            return no_kernel(op, format!("{} has no {name}", info.name));
+        }
+    }
+    Ok(())
+}
+
+/// The compiled kernel.
+pub(super) fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
+    require(device, op, kernel.requires())?;
+    let shader = device.info().shader;
+    let controls = FloatControls {
+        preserve_nan_f32: shader.preserve_nan_f32,
+        preserve_subnormals_f32: shader.preserve_subnormals_f32,
+        round_even_f16: shader.round_even_f16,
+    };
+    let compiled = device.pipelines().get(kernel, || {
+        let label = kernel.label();
+        let translated = translate(kernel, Target::SpirV(controls));
+        let source = match translated.map_err(|error| error.to_string()) {
+            Ok(Translated::SpirV(words)) => PipelineSource::SpirV(words),
+            Ok(Translated::Msl { text, entry }) => PipelineSource::Msl { text, entry },
+            Err(reason) => return Err(HalError::Compile { label, reason }),
+        };
+        let (bindings, param_bytes, workgroup) =
+            (kernel.bindings(), kernel.param_bytes(), kernel.workgroup());
+        device.hal().pipeline(&PipelineDesc { label, source, bindings, param_bytes, workgroup })
+    })?;
+    match compiled {
+        Ok(pipeline) => Ok(pipeline),
+        Err(error @ HalError::Compile { .. }) => no_kernel(op, error.to_string()),
+        Err(error) => Err(device.failed(op, error)),
+    }
+}

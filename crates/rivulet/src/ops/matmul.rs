@@ -1,0 +1,258 @@
+//! Matrix products.
+
+use super::launch::{Dispatcher, launch};
+use super::temporary::{Input, Output};
+use super::view::View;
+use super::walk::{Places, Walk};
+use super::{DType, Op, no_kernel, refuse};
+use crate::Device;
+use crate::error::Result;
+use crate::ids::Access;
+use rivulet_hal::HalError;
+use rivulet_kernels::params::MatmulParams;
+use rivulet_kernels::{Kernel, MAX_GROUPS, Matmul, Tile};
+use smallvec::SmallVec;
+
+const OP: &str = "matmul";
+
+/// Workgroups that keep a device busy: about one for each of the largest devices' processors.
+const FILL: u32 = 128;
+
+/// A product of matrices, in the order out, a, b, bias.
+struct Product<'v, 'b> {
+    out: &'v View<'b>,
+    a: &'v View<'b>,
+    b: &'v View<'b>,
+    bias: Option<&'v View<'b>>,
+}
+
+/// `out = activation(alpha a b + beta bias)`. `a` is `[batch…, m, k]`, `b` `[batch…, k, n]`, `out` and the bias
+/// `[batch…, m, n]`; the batch dimensions are the same in all, and repeated by strides of 0. Any strides; the factors
+/// have one floating-point type. Sums are in float32; with `beta` 0 the bias is not read. `activation` is a unary float
+/// op without scalars. The bias may be `out`.
+///
+/// Any thread.
+///
+/// # Errors
+/// [`Error::BadOperand`](crate::Error::BadOperand) where shapes do not fit, [`Error::NoKernel`](crate::Error::NoKernel)
+/// for types that are not floating-point or differ; what [`Device::record`] says.
+#[allow(clippy::too_many_arguments, reason = "the arguments of BLAS's gemm")]
+pub fn matmul(
+    device: &Device,
+    out: &View<'_>,
+    a: &View<'_>,
+    b: &View<'_>,
+    bias: Option<&View<'_>>,
+    alpha: f32,
+    beta: f32,
+    activation: Option<Op>,
+) -> Result<()> {
+    let bias = bias.filter(|_| beta != 0.0);
+    check(out, a, b, bias)?;
+    if !a.dtype.is_float() || a.dtype != b.dtype || !out.dtype.is_float() {
+        let (a, b, out) = (a.dtype.name(), b.dtype.name(), out.dtype.name());
+        return no_kernel(
+            OP,
+            format!("{a} times {b} into {out}; factors of one floating-point type are allowed"),
+        );
+    }
+    if let Some(op) = activation.filter(|op| op.arity() != 1 || op.is_indexed() || !op.computes(DType::F32)) {
+        return no_kernel(OP, format!("{} is not a unary float op", op.label()));
+    }
+    if out.count() == 0 {
+        return Ok(());
+    }
+    let rank = out.rank();
+    let along_rows = out.shape[rank - 1] == 1 || out.strides[rank - 1] == 1;
+    let along_columns = out.shape[rank - 2] == 1 || out.strides[rank - 2] == 1;
+    let target = Output::new(device, out, out.dtype, along_rows || along_columns)?;
+    let bias = match bias {
+        Some(bias) => Some(Input::new(device, bias, out.dtype, true)?),
+        None => None,
+    };
+    {
+        let (written, bias) = (target.view(), bias.as_ref().map(Input::view));
+        let product = Product { out: &written, a, b, bias: bias.as_deref() };
+        // Columns of the output have to be neighbours: where its rows are, the transposed product is made, and also
+        // where only so the product has few rows, each of which reads the other factor once.
+        let (m, n) = (out.shape[rank - 2], out.shape[rank - 1]);
+        if !along_rows || (along_columns && n <= 16 && m > n) {
+            let [out, a, b] = [&written, a, b].map(|view| transposed(view));
+            let bias = product.bias.map(transposed);
+            dispatch(
+                device,
+                &Product { out: &out, a: &b, b: &a, bias: bias.as_ref() },
+                alpha,
+                beta,
+                activation,
+            )?;
+        } else {
+            dispatch(device, &product, alpha, beta, activation)?;
+        }
+    }
+    target.finish()
+}
+
+fn check(out: &View<'_>, a: &View<'_>, b: &View<'_>, bias: Option<&View<'_>>) -> Result<()> {
+    for (view, name) in [(out, "the output"), (a, "the left factor"), (b, "the right factor")] {
+        view.check(OP, name)?;
+        if view.rank() < 2 || view.rank() != out.rank() {
+            let (rank, all) = (view.rank(), out.rank());
+            return refuse(
+                OP,
+                format!(
+                    "{name} has {rank} dimensions and the output {all}; both must have the same, at least 2"
+                ),
+            );
+        }
+    }
+    let batch = out.rank() - 2;
+    let (m, n, k) = (out.shape[batch], out.shape[batch + 1], a.shape[batch + 1]);
+    let fits = |view: &View<'_>, rows, columns| {
+        view.shape[..batch] == out.shape[..batch] && view.shape[batch..] == [rows, columns]
+    };
+    if !fits(a, m, k) || !fits(b, k, n) {
+        return refuse(OP, format!("{:?} times {:?} is not {:?}", a.shape, b.shape, out.shape));
+    }
+    if let Some(bias) = bias {
+        bias.check(OP, "the bias")?;
+        if bias.shape != out.shape {
+            return refuse(OP, format!("the bias has shape {:?}, the output {:?}", bias.shape, out.shape));
+        }
+    }
+    Ok(())
+}
+
+/// With the last two dimensions exchanged.
+fn transposed<'b>(view: &View<'b>) -> View<'b> {
+    let mut view = view.clone();
+    let rank = view.rank();
+    view.shape.swap(rank - 2, rank - 1);
+    view.strides.swap(rank - 2, rank - 1);
+    view
+}
+
+/// Strides as kernels add them: modulo 2^32.
+fn word(stride: i64) -> u32 {
+    stride as u32
+}
+
+/// Records the product; columns of the output are neighbours.
+fn dispatch(
+    device: &Device,
+    product: &Product<'_, '_>,
+    alpha: f32,
+    beta: f32,
+    activation: Option<Op>,
+) -> Result<()> {
+    let Product { out, a, b, bias } = *product;
+    let batch = out.rank() - 2;
+    let (m, n, k) = (out.shape[batch] as u32, out.shape[batch + 1] as u32, a.shape[batch + 1] as u32);
+    // Without terms the factors are not read, and may have no memory.
+    let (a, b) = if k == 0 { (&a.with_block_of(out), &b.with_block_of(out)) } else { (a, b) };
+    let mut views: SmallVec<[&View<'_>; 4]> = SmallVec::from_slice(&[out, a, b]);
+    views.extend(bias);
+    let walk =
+        Walk::of(&out.shape[..batch], |operand, dim| views.get(operand).map_or(0, |view| view.strides[dim]));
+    let (outer, inner) = walk.split(2);
+    let stride = |operand: usize, dim: usize| views.get(operand).map_or(0, |view| view.strides[batch + dim]);
+    let zero = ([0; 4], 1_u64);
+    let (outer_strides, outer_count) = match inner {
+        [dim, _] => (dim.strides, dim.size),
+        _ => zero,
+    };
+    let (batch_strides, batch_count) = inner.last().map_or(zero, |dim| (dim.strides, dim.size));
+    let batches = u32::try_from(outer_count * batch_count).unwrap_or(u32::MAX);
+
+    let even = |stride: i64| stride % 2 == 0;
+    let pairs = !out.dtype.is_wide()
+        && n.is_multiple_of(2)
+        && out.offset.is_multiple_of(2)
+        && (m == 1 || even(stride(0, 0)))
+        && walk.dims.iter().all(|dim| even(dim.strides[0]));
+    let tile = Tile::choose(m, n, batches, FILL);
+    let key = Matmul {
+        input: a.dtype,
+        output: out.dtype,
+        tile,
+        a_along_k: stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1),
+        b_along_k: stride(2, 0) == 1 && stride(2, 1) != 1,
+        bias: bias.is_some(),
+        activation,
+        pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
+    };
+    let mut params = MatmulParams {
+        outer_strides: outer_strides.map(word),
+        batch_strides: batch_strides.map(word),
+        strides: [word(stride(1, 0)), word(stride(1, 1)), word(stride(2, 0)), word(stride(2, 1))],
+        edges: [word(stride(0, 0)), word(stride(3, 0)), word(stride(3, 1)), 0],
+        m,
+        n,
+        k,
+        batch: batch_count as u32,
+        alpha,
+        beta,
+        ..MatmulParams::default()
+    };
+    let operands: SmallVec<[(&View<'_>, Access); 4]> = views
+        .iter()
+        .enumerate()
+        .map(|(index, &view)| (view, if index == 0 { Access::Write } else { Access::Read }))
+        .collect();
+    launch(device, OP, &Kernel::Matmul(key), &operands, |dispatcher| {
+        for place in Places::new(outer) {
+            let mut at = [0_i64; 4];
+            for (at, (view, place)) in at.iter_mut().zip(views.iter().zip(place)) {
+                *at = view.offset as i64 + place;
+            }
+            in_parts(dispatcher, &key, &mut params, at, outer_count as u32)?;
+        }
+        Ok(())
+    })
+}
+
+/// Dispatches of as many rows, columns and batches as a dispatch may have.
+fn in_parts(
+    dispatcher: &mut Dispatcher<'_>,
+    key: &Matmul,
+    params: &mut MatmulParams,
+    at: [i64; 4],
+    outer: u32,
+) -> std::result::Result<(), HalError> {
+    let (m, n, inner) = (params.m, params.n, params.batch);
+    let [columns, rows, _] = key.groups(m, n, 1);
+    // Rows and columns of a group that has 65535 x 65535 of them.
+    let most =
+        |size: u32, groups: u32| if groups <= MAX_GROUPS { size } else { size.div_ceil(groups) * MAX_GROUPS };
+    let (row_step, column_step) = (most(m, rows), most(n, columns));
+    let inner_step = inner.min(MAX_GROUPS);
+    let outer_step = if inner_step < inner { 1 } else { (MAX_GROUPS / inner).max(1).min(outer) };
+    let signed = |word: u32| i64::from(word.cast_signed());
+    for first_outer in (0..outer).step_by(outer_step as usize) {
+        for first_inner in (0..inner).step_by(inner_step as usize) {
+            for row in (0..m).step_by(row_step as usize) {
+                for column in (0..n).step_by(column_step as usize) {
+                    let (row_at, column_at) = (i64::from(row), i64::from(column));
+                    let moved = [
+                        row_at * signed(params.edges[0]) + column_at,
+                        row_at * signed(params.strides[0]),
+                        column_at * signed(params.strides[3]),
+                        row_at * signed(params.edges[1]) + column_at * signed(params.edges[2]),
+                    ];
+                    for operand in 0..4 {
+                        let batch = i64::from(first_outer) * signed(params.outer_strides[operand])
+                            + i64::from(first_inner) * signed(params.batch_strides[operand]);
+                        params.offsets[operand] = word(at[operand] + batch + moved[operand]);
+                    }
+                    (params.m, params.n) = (row_step.min(m - row), column_step.min(n - column));
+                    params.batch = inner_step.min(inner - first_inner);
+                    let batches = params.batch * outer_step.min(outer - first_outer);
+                    let groups = key.groups(params.m, params.n, batches);
+                    dispatcher.run(bytemuck::bytes_of(params), groups)?;
+                }
+            }
+        }
+    }
+    (params.m, params.n, params.batch) = (m, n, inner);
+    Ok(())
+}
