@@ -33,23 +33,20 @@ impl VulkanDevice {
         let extensions = [khr::push_descriptor::NAME.as_ptr()];
         let flag = |on: bool| if on { vk::TRUE } else { vk::FALSE };
         let features = vk::PhysicalDeviceFeatures {
-            shader_int16: flag(limits.int16),
-            shader_int64: flag(limits.int64),
+            shader_int16: flag(info.shader.half),
+            shader_int64: flag(info.shader.int64),
             shader_float64: flag(info.float64),
             ..Default::default()
         };
         let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
         let mut float16 =
-            vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(limits.float16);
-        let mut storage16 =
-            vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(limits.storage16);
+            vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(info.shader.half);
         let create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)
             .enabled_features(&features)
             .push_next(&mut timeline)
-            .push_next(&mut float16)
-            .push_next(&mut storage16);
+            .push_next(&mut float16);
         let opening = |error: vk::Result| match error {
             vk::Result::ERROR_OUT_OF_HOST_MEMORY | vk::Result::ERROR_OUT_OF_DEVICE_MEMORY => {
                 HalError::OutOfMemory { requested: 0, detail: format!("opening {}: {error}", info.name) }

@@ -23,10 +23,6 @@ pub(super) struct Limits {
     pub(super) push_constants: u32,
     pub(super) storage_alignment: u64,
     pub(super) groups: [u32; 3],
-    pub(super) float16: bool,
-    pub(super) int16: bool,
-    pub(super) int64: bool,
-    pub(super) storage16: bool,
 }
 
 /// What every object of a device needs. The driver's device goes when the last of them does.
