@@ -101,11 +101,6 @@ impl View<'_> {
         }
         refuse(op, format!("{name} is {}; it must be {}", self.dtype.name(), dtype.name()))
     }
-
-    /// First element as kernels count; [`View::check`] saw that it fits.
-    pub(super) fn first(&self) -> u32 {
-        u32::try_from(self.offset).unwrap_or(u32::MAX)
-    }
 }
 
 /// A number of elements as kernels count; a checked view holds no more.
