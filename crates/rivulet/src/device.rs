@@ -273,6 +273,13 @@ impl Device {
         self.engine.shut_down();
     }
 
+    /// To be called before the process ends: afterwards no thread of the runtime is inside the driver, whose own end may
+    /// be near, and compiled kernels are kept for the next process. The device can still be used. Waits for some
+    /// milliseconds at most; nothing in a forked child.
+    pub fn prepare_exit(&self) {
+        self.engine.prepare_exit();
+    }
+
     // --- threads and streams -------------------------------------------------------------------------------
 
     /// Makes the default stream the calling thread's, instead of the thread's that runs `main`. For programs whose
