@@ -14,19 +14,25 @@
 //!
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
+mod attention;
 mod copy;
+mod index;
 mod launch;
 mod matmul;
 mod pointwise;
+mod random;
 mod reduce;
 mod rows;
 mod temporary;
 mod view;
 mod walk;
 
+pub use attention::attention;
 pub use copy::{copy, fill};
+pub use index::{ScatterSource, gather, index, index_put, index_select, scatter};
 pub use matmul::matmul;
 pub use pointwise::pointwise;
+pub use random::random;
 pub use reduce::reduce;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
