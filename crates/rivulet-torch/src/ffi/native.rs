@@ -421,8 +421,9 @@ unsafe extern "C" fn rivulet_layer_norm_backward(
             )
         };
         // SAFETY: by contract.
-        let (gradient, x, rstd) =
-            unsafe { (required(grad, temporaries)?, required(x, temporaries)?, required(rstd, temporaries)?) };
+        let (gradient, x, rstd) = unsafe {
+            (required(grad, temporaries)?, required(x, temporaries)?, required(rstd, temporaries)?)
+        };
         // SAFETY: by contract.
         let (mean, weight) = unsafe { (optional(mean, temporaries)?, optional(weight, temporaries)?) };
         let operands = ops::NormGradient {
@@ -511,8 +512,7 @@ unsafe extern "C" fn rivulet_convolution(
         // SAFETY: by contract.
         let &[s0, s1, p0, p1, d0, d1, groups] =
             unsafe { geometry.as_ref() }.ok_or_else(|| Failure::new(INVALID, "geometry is null"))?;
-        let geometry =
-            ops::ConvGeometry { stride: [s0, s1], padding: [p0, p1], dilation: [d0, d1], groups };
+        let geometry = ops::ConvGeometry { stride: [s0, s1], padding: [p0, p1], dilation: [d0, d1], groups };
         let bias = bias.as_ref();
         match kind {
             0 => ops::conv2d(device, &out, &x, &weight, bias, &geometry)?,
