@@ -38,9 +38,13 @@ impl Default for FlushPolicy {
     /// A driver call costs tens of microseconds: 64 commands make that small beside the recording of each, and
     /// neither the age nor the cost lets the device wait long for its first work.
     fn default() -> Self {
-        let ahead = if cfg!(loom) { Duration::MAX } else { Duration::from_millis(2) };
         let (age, cost) = (Duration::from_micros(500), Duration::from_millis(1));
-        Self { commands: 64, age, cost, idle: Duration::from_micros(50), ahead }
+        // A model has neither a clock nor threads of its own.
+        let (idle, ahead) = match cfg!(loom) {
+            true => (Duration::MAX, Duration::MAX),
+            false => (Duration::from_micros(50), Duration::from_millis(2)),
+        };
+        Self { commands: 64, age, cost, idle, ahead }
     }
 }
 
