@@ -24,6 +24,8 @@ pub(crate) enum Store {
 pub(crate) enum Access {
     /// `load_NAME(element)`.
     Load,
+    /// `load_four_NAME(element)`, of four floats of a type of two or four bytes, from a multiple of four on.
+    LoadFour,
     /// `store_NAME(element, value)`, at any place.
     Store,
     /// `units_NAME` and `put_NAME`, which call the kernel's `locate` and `element`.
@@ -69,10 +71,12 @@ impl Shader {
             // Also for 64-bit elements, as two words.
             Access::Atomic | Access::Put(Store::Ragged | Store::Scattered) => "atomic<u32>",
             Access::Store if !wide => "atomic<u32>",
+            Access::LoadFour if wide => "vec4<f32>",
+            Access::LoadFour => "vec2<u32>",
             _ if wide => dtype.native().name(),
             _ => "u32",
         };
-        let mode = if access == Access::Load { "read" } else { "read_write" };
+        let mode = if matches!(access, Access::Load | Access::LoadFour) { "read" } else { "read_write" };
         // Writing to a String cannot fail.
         let _ = writeln!(
             self.operands,
@@ -83,6 +87,8 @@ impl Shader {
         let snippets: &[&str] = match access {
             Access::Load if wide => &[include_str!("../wgsl/operand/load_wide.wgsl")],
             Access::Load => &[include_str!("../wgsl/operand/load_lane.wgsl")],
+            Access::LoadFour if wide => &[include_str!("../wgsl/operand/load_four_f32.wgsl")],
+            Access::LoadFour => &[include_str!("../wgsl/operand/load_four_16.wgsl")],
             Access::Store if wide => &[include_str!("../wgsl/operand/store_wide.wgsl")],
             Access::Store => &[STORE_SCATTERED],
             Access::Put(Store::Wide) => &[include_str!("../wgsl/operand/put_wide.wgsl")],

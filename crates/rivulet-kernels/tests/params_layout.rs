@@ -25,6 +25,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         bias: true,
         activation: None,
         pairs: false,
+        quads: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
     let attention =
@@ -71,6 +72,33 @@ fn params_lie_in_rust_as_in_wgsl() {
         (
             Kernel::Sort(Sort::new(SortStep::Rows, DType::F32, false)),
             fields!(SortParams: offsets rows size inner keep width runs),
+        ),
+        (
+            Kernel::Conv(Conv { dtype: DType::F32, kind: ConvKind::Forward, bias: true, tile: Tile::Small }),
+            fields!(ConvParams: out_strides x_strides weight_strides offsets x_size out_size kernel stride padding
+                dilation batch in_channels out_channels),
+        ),
+        (
+            Kernel::Nll(Nll {
+                pass: NllPass::Forward,
+                reduction: LossReduction::Mean,
+                dtype: DType::F32,
+                target: DType::I64,
+                weight: true,
+            }),
+            fields!(NllParams: offsets total rows classes inner ignored),
+        ),
+        (
+            Kernel::EmbeddingGradient(EmbeddingGradient {
+                dtype: DType::F32,
+                index: DType::I64,
+                by_frequency: false,
+            }),
+            fields!(EmbeddingGradientParams: offsets count size padding),
+        ),
+        (
+            Kernel::Pad(Pad::new(PadMode::Reflect, false, DType::F32, 0, 1)),
+            fields!(PadParams: offsets size padded before count),
         ),
         (
             Kernel::Attention(attention),

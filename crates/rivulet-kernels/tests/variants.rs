@@ -173,12 +173,53 @@ fn sorts_translate() {
     check(&kernels);
 }
 
+#[test]
+fn convolutions_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for tile in [Tile::Small, Tile::Medium, Tile::Large] {
+            for kind in [ConvKind::Forward, ConvKind::Transposed, ConvKind::WeightGradient] {
+                for bias in [false, true] {
+                    kernels.push(Kernel::Conv(Conv { dtype, kind, bias, tile }));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn losses_and_gradients_of_embeddings_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for index in [DType::I64, DType::I32, DType::U8] {
+            let passes =
+                [NllPass::Forward, NllPass::Backward(RowStore::Whole), NllPass::Backward(RowStore::Ragged)];
+            for pass in passes {
+                for reduction in [LossReduction::None, LossReduction::Mean, LossReduction::Sum] {
+                    for weight in [false, true] {
+                        kernels.push(Kernel::Nll(Nll { pass, reduction, dtype, target: index, weight }));
+                    }
+                }
+            }
+            for by_frequency in [false, true] {
+                kernels.push(Kernel::EmbeddingGradient(EmbeddingGradient { dtype, index, by_frequency }));
+            }
+        }
+    }
+    check(&kernels);
+}
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
-        for bits in 0..16 {
+        for bits in 0..32 {
             let (a_along_k, b_along_k, bias, pairs) =
                 (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0);
+            let quads = bits & 16 != 0;
+            if quads && matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8) {
+                continue;
+            }
             for (input, output) in [
                 (DType::F32, DType::F32),
                 (DType::F16, DType::F16),
@@ -186,7 +227,8 @@ fn products() -> Vec<Kernel> {
                 (DType::BF16, DType::F32),
             ] {
                 for activation in [None, Some(Op::Gelu)] {
-                    let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs };
+                    let key =
+                        Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads };
                     kernels.push(Kernel::Matmul(key));
                 }
             }
@@ -263,9 +305,36 @@ fn gathers_scatters_and_scans_translate() {
         }
         for op in [ScanOp::Sum, ScanOp::Prod, ScanOp::Max, ScanOp::Min] {
             for output in [dtype, DType::I64] {
-                let key = Scan { op, input: dtype, output };
+                let key = Scan { op, input: dtype, output, indices: false };
                 if dtype != output || kernels.last() != Some(&Kernel::Scan(key)) {
                     kernels.push(Kernel::Scan(key));
+                }
+            }
+        }
+    }
+    for dtype in DType::ALL {
+        for op in [ScanOp::Max, ScanOp::Min] {
+            kernels.push(Kernel::Scan(Scan { op, input: dtype, output: dtype, indices: true }));
+        }
+        if dtype.is_float() {
+            let op = ScanOp::LogSumExp;
+            kernels.push(Kernel::Scan(Scan { op, input: dtype, output: dtype, indices: false }));
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn paddings_translate() {
+    let mut kernels = Vec::new();
+    for mode in [PadMode::Reflect, PadMode::Replicate] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::I64, DType::I16, DType::U8] {
+            for backward in [false, true] {
+                for offset in [0, 1] {
+                    let kernel = Kernel::Pad(Pad::new(mode, backward, dtype, offset, 8));
+                    if (!backward || dtype.is_float()) && !kernels.contains(&kernel) {
+                        kernels.push(kernel);
+                    }
                 }
             }
         }

@@ -57,7 +57,10 @@ impl ChannelNorm {
     pub(super) fn wgsl(&self) -> String {
         let mut shader = Shader::new(
             include_str!("../../wgsl/params/channel_norm.wgsl"),
-            include_str!("../../wgsl/kernel/channel_norm.wgsl"),
+            concat!(
+                include_str!("../../wgsl/kernel/channel_norm.wgsl"),
+                include_str!("../../wgsl/kernel/units.wgsl")
+            ),
         )
         .compute(Native::F32)
         .operand("out", self.dtype, Access::Put(self.store.store(self.dtype)))

@@ -44,14 +44,76 @@ pub struct Matmul {
     /// True where elements narrower than a word are stored in pairs: offset, row stride, batch strides of the output
     /// and `n` are even. Without meaning for wide ones.
     pub pairs: bool,
+    /// True where the factors are read four elements at a time: along k or across it, as the flags above say, elements
+    /// are neighbours, their number and all offsets and strides but that are multiples of four. Without meaning for
+    /// skinny tiles.
+    pub quads: bool,
 }
 
-struct Shape {
-    rows: u32,
-    columns: u32,
+/// A tile: rows and columns of the output, and steps along k.
+pub(super) struct Shape {
+    pub(super) rows: u32,
+    pub(super) columns: u32,
     /// Rows and columns of an invocation.
     own: u32,
     depth: u32,
+}
+
+impl Shape {
+    pub(super) const SMALL: Self = Self { rows: 32, columns: 32, own: 4, depth: 16 };
+
+    /// Steps along k with which every invocation reads one vector of each factor.
+    const fn quad_depth(&self) -> u32 {
+        4 * self.threads() / self.rows
+    }
+
+    pub(super) const fn threads(&self) -> u32 {
+        self.rows / self.own * (self.columns / self.own)
+    }
+
+    /// Sizes, and the part of a tile that an invocation makes: declared, multiplied and written, by a function
+    /// `store_four` whose first arguments are `to`. With `quads`, tiles begin at `from_a` and `from_b`, and vectors have
+    /// changed places by `A_TURN` and `B_TURN`.
+    pub(super) fn fill(&self, shader: Shader, to: &str, quads: bool) -> Shader {
+        let Self { rows, columns, own, depth } = *self;
+        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
+        let xs = columns / own;
+        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
+        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
+        for v in 0..own / 4 {
+            // Writing to a String cannot fail, here and below.
+            let (a, b) = (v * row_stripe / 4, v * column_stripe / 4);
+            let _ = if quads {
+                writeln!(multiply, "let a{v} = tile_a[from_a + (({a}u + y)$A_TURN)];")
+                    .and_then(|()| writeln!(multiply, "let b{v} = tile_b[from_b + (({b}u + x)$B_TURN)];"))
+            } else {
+                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {a}u + y];", rows / 4)
+                    .and_then(|()| writeln!(multiply, "let b{v} = tile_b[kk * {}u + {b}u + x];", columns / 4))
+            };
+        }
+        for r in 0..own {
+            for c in 0..own / 4 {
+                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
+                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
+                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
+                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
+                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
+                let _ = writeln!(write, "store_four({to}, {row}, {column}, c{r}_{c});");
+            }
+        }
+        shader
+            .set("TM", rows.to_string())
+            .set("TN", columns.to_string())
+            .set("TK", depth.to_string())
+            .set("RM", own.to_string())
+            .set("RN", own.to_string())
+            .set("XS", xs.to_string())
+            .set("A_VECTORS", (rows * depth / 4).to_string())
+            .set("B_VECTORS", (columns * depth / 4).to_string())
+            .set("DECLARE", declare)
+            .set("MULTIPLY", multiply)
+            .set("WRITE", write)
+    }
 }
 
 impl Tile {
@@ -68,9 +130,9 @@ impl Tile {
         }
     }
 
-    const fn shape(self) -> Option<Shape> {
+    pub(super) const fn shape(self) -> Option<Shape> {
         match self {
-            Self::Small => Some(Shape { rows: 32, columns: 32, own: 4, depth: 16 }),
+            Self::Small => Some(Shape::SMALL),
             Self::Medium => Some(Shape { rows: 64, columns: 64, own: 4, depth: 16 }),
             Self::Large => Some(Shape { rows: 128, columns: 128, own: 8, depth: 16 }),
             _ => None,
@@ -85,7 +147,7 @@ impl Tile {
         }
     }
 
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Small => "small",
             Self::Medium => "medium",
@@ -96,9 +158,9 @@ impl Tile {
         }
     }
 
-    const fn threads(self) -> u32 {
+    pub(super) const fn threads(self) -> u32 {
         match self.shape() {
-            Some(shape) => shape.rows / shape.own * (shape.columns / shape.own),
+            Some(shape) => shape.threads(),
             None => 256,
         }
     }
@@ -131,6 +193,9 @@ impl Matmul {
         if self.pairs {
             label += "_pairs";
         }
+        if self.quads() {
+            label += "_quads";
+        }
         label
     }
 
@@ -150,12 +215,22 @@ impl Matmul {
         Features::of(self.input) | Features::of(self.output)
     }
 
+    fn quads(&self) -> bool {
+        self.quads && self.tile.shape().is_some()
+    }
+
     fn pairs(&self) -> bool {
         self.pairs && !self.output.is_wide() && self.tile.shape().is_some()
     }
 
     pub(super) fn wgsl(&self) -> String {
         let body = match self.tile.shape() {
+            Some(_) if self.quads() => {
+                concat!(
+                    include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                    include_str!("../../wgsl/kernel/matmul_quads.wgsl")
+                )
+            }
             Some(_) => {
                 concat!(
                     include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
@@ -169,11 +244,12 @@ impl Matmul {
             ),
         };
         let store = if self.pairs() { Access::Words } else { Access::Store };
+        let load = if self.quads() { Access::LoadFour } else { Access::Load };
         let mut shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
             .compute(Native::F32)
             .operand("out", self.output, store)
-            .operand("a", self.input, Access::Load)
-            .operand("b", self.input, Access::Load);
+            .operand("a", self.input, load)
+            .operand("b", self.input, load);
         if self.bias {
             shader = shader.operand("bias", self.output, Access::Load);
             let bias = "load_bias(base.w + row * p.edges.y + column * p.edges.z)";
@@ -185,39 +261,17 @@ impl Matmul {
             self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
         shader = shader.set("ACTIVATION", activation).set("THREADS", self.tile.threads().to_string());
         match self.tile.shape() {
+            Some(shape) if self.quads() => {
+                self.quad_tiles(shader, &Shape { depth: shape.quad_depth(), ..shape })
+            }
             Some(shape) => self.tiled(shader, &shape),
             None => self.skinny_body(shader),
         }
         .finish()
     }
 
-    fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
-        let Shape { rows, columns, own, depth } = *shape;
-        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
-        let xs = columns / own;
-        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
-        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
-        for v in 0..own / 4 {
-            // Writing to a String cannot fail, here and below.
-            let _ =
-                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {}u + y];", rows / 4, v * row_stripe / 4);
-            let _ = writeln!(
-                multiply,
-                "let b{v} = tile_b[kk * {}u + {}u + x];",
-                columns / 4,
-                v * column_stripe / 4
-            );
-        }
-        for r in 0..own {
-            for c in 0..own / 4 {
-                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
-                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
-                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
-                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
-                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
-                let _ = writeln!(write, "store_four(base, {row}, {column}, c{r}_{c});");
-            }
-        }
+    /// Stores what is `sums[j]`, at element `to`.
+    fn stored(&self, shader: Shader) -> Shader {
         let store = if self.pairs() {
             format!(
                 "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
@@ -227,6 +281,11 @@ impl Matmul {
         } else {
             "store_out(to, finished(base, row, column + j, sums[j]));".to_owned()
         };
+        shader.set("PAIR", if self.pairs() { "2" } else { "1" }).set("STORE", store)
+    }
+
+    fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
+        let Shape { rows, columns, depth, .. } = *shape;
         let along = |along_k: bool, side: u32| {
             if along_k {
                 (format!("i % {depth}u"), format!("i / {depth}u"))
@@ -235,24 +294,56 @@ impl Matmul {
             }
         };
         let ((a_k, a_row), (b_k, b_column)) = (along(self.a_along_k, rows), along(self.b_along_k, columns));
-        shader
-            .set("TM", rows.to_string())
-            .set("TN", columns.to_string())
-            .set("TK", depth.to_string())
-            .set("RM", own.to_string())
-            .set("RN", own.to_string())
-            .set("XS", xs.to_string())
-            .set("PAIR", if self.pairs() { "2" } else { "1" })
-            .set("A_VECTORS", (rows * depth / 4).to_string())
-            .set("B_VECTORS", (columns * depth / 4).to_string())
+        self.stored(shape.fill(shader, "base", false))
             .set("A_K", a_k)
             .set("A_ROW", a_row)
             .set("B_K", b_k)
             .set("B_COLUMN", b_column)
-            .set("STORE", store)
-            .set("DECLARE", declare)
-            .set("MULTIPLY", multiply)
-            .set("WRITE", write)
+    }
+
+    fn quad_tiles(&self, shader: Shader, shape: &Shape) -> Shader {
+        let Shape { rows, columns, depth, .. } = *shape;
+        // The 32 invocations that write together hold this many rows, and write to other banks for other k by turns of a
+        // quarter of that many vectors.
+        let turn = 32 / (depth / 4) / 4;
+        let vectors = depth / 4;
+        // Where an invocation's vector lies: along k and across, and where it is kept.
+        let place = |along_k: bool, side: u32, name: &str| {
+            if along_k {
+                let keep = (0..4).map(|j| {
+                    format!(
+                        "tile_{name}[slot_{name} + (local % {vectors}u * 4u + {j}u) * {0}u \
+                         + (local / {vectors}u / 4u ^ (local % {vectors}u * {turn}u))][local / {vectors}u % 4u] \
+                         = {name}[{j}];\n",
+                        side / 4
+                    )
+                });
+                (format!("local % {vectors}u * 4u"), format!("local / {vectors}u"), keep.collect())
+            } else {
+                (
+                    format!("local / {}u", side / 4),
+                    format!("local % {}u * 4u", side / 4),
+                    format!("tile_{name}[slot_{name} + local] = {name};"),
+                )
+            }
+        };
+        let (a_k, a_row, keep_a): (_, _, String) = place(self.a_along_k, rows, "a");
+        let (b_k, b_column, keep_b): (_, _, String) = place(self.b_along_k, columns, "b");
+        let turned = |along_k: bool| if along_k { " ^ turn" } else { "" };
+        self.stored(shape.fill(shader, "base", true))
+            .set("A_BOTH", (rows * depth / 2).to_string())
+            .set("B_BOTH", (columns * depth / 2).to_string())
+            .set("A_TURN", turned(self.a_along_k))
+            .set("B_TURN", turned(self.b_along_k))
+            .set("TURN", turn.to_string())
+            .set("A_K", a_k)
+            .set("A_ROW", a_row)
+            .set("A_AT", if self.a_along_k { "row * p.strides.x + k" } else { "row + k * p.strides.y" })
+            .set("B_K", b_k)
+            .set("B_COLUMN", b_column)
+            .set("B_AT", if self.b_along_k { "column * p.strides.w + k" } else { "column + k * p.strides.z" })
+            .set("KEEP_A", keep_a)
+            .set("KEEP_B", keep_b)
     }
 
     fn skinny_body(&self, shader: Shader) -> Shader {

@@ -2,10 +2,13 @@
 
 mod attention;
 mod channel_norm;
+mod conv;
 mod index;
+mod loss;
 mod matmul;
 mod norm_columns;
 mod ops;
+mod pad;
 mod pointwise;
 mod reduce;
 mod row;
@@ -14,10 +17,13 @@ mod sort;
 
 pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
+pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
+pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use norm_columns::NormColumns;
 pub use ops::Op;
+pub use pad::{Pad, PadMode};
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
@@ -55,6 +61,14 @@ pub enum Kernel {
     ChannelNorm(ChannelNorm),
     /// A step of a sort.
     Sort(Sort),
+    /// Convolution.
+    Conv(Conv),
+    /// Padding by reflection or replication.
+    Pad(Pad),
+    /// Negative log likelihood.
+    Nll(Nll),
+    /// Gradient of an embedding's table.
+    EmbeddingGradient(EmbeddingGradient),
 }
 
 macro_rules! each_family {
@@ -71,6 +85,10 @@ macro_rules! each_family {
             Kernel::NormColumns($key) => $body,
             Kernel::ChannelNorm($key) => $body,
             Kernel::Sort($key) => $body,
+            Kernel::Conv($key) => $body,
+            Kernel::Pad($key) => $body,
+            Kernel::Nll($key) => $body,
+            Kernel::EmbeddingGradient($key) => $body,
         }
     };
 }
@@ -96,6 +114,7 @@ impl Kernel {
         match self {
             Self::Matmul(key) => key.workgroup(),
             Self::Attention(key) => key.workgroup(),
+            Self::Conv(key) => key.workgroup(),
             _ => [POINTWISE_GROUP, 1, 1],
         }
     }

@@ -250,7 +250,8 @@ impl Row {
 
     fn norm(&self, mut shader: Shader, key: Norm, centered: bool) -> Shader {
         let mut value =
-            if centered { "(load_x(at.y) - stat.x) * stat.y" } else { "load_x(at.y) * stat.y" }.to_owned();
+            if centered { "((load_x(at.y) - stat.x) - left_over) * stat.y" } else { "load_x(at.y) * stat.y" }
+                .to_owned();
         let channel = if matches!(self.op, RowOp::GroupNorm(_)) {
             "row % p.groups * (p.size / p.places) + e / p.places"
         } else {
@@ -268,7 +269,7 @@ impl Row {
         if let Some(stats) = key.stats {
             if centered {
                 shader = shader.operand("mean", stats, Access::Store);
-                keep += "store_mean(p.stats.x + row, stat.x);\n    ";
+                keep += "store_mean(p.stats.x + row, stat.x + left_over);\n    ";
             }
             shader = shader.operand("rstd", stats, Access::Store);
             keep += "store_rstd(p.stats.y + row, stat.y);";

@@ -63,9 +63,9 @@ pub fn matmul(
         return Ok(());
     }
     let rank = out.rank();
-    let along_rows = out.shape[rank - 1] == 1 || out.strides[rank - 1] == 1;
-    let along_columns = out.shape[rank - 2] == 1 || out.strides[rank - 2] == 1;
-    let target = Output::new(device, out, out.dtype, along_rows || along_columns)?;
+    let runs_along = |view: &View<'_>, dim: usize| view.shape[dim] == 1 || view.strides[dim] == 1;
+    let fit = runs_along(out, rank - 1) || runs_along(out, rank - 2);
+    let target = Output::new(device, out, out.dtype, fit)?;
     let bias = match bias {
         Some(bias) => Some(Input::new(device, bias, out.dtype, true)?),
         None => None,
@@ -76,6 +76,7 @@ pub fn matmul(
         // Columns of the output have to be neighbours: where its rows are, the transposed product is made, and also
         // where only so the product has few rows, each of which reads the other factor once.
         let (m, n) = (out.shape[rank - 2], out.shape[rank - 1]);
+        let (along_rows, along_columns) = (runs_along(&written, rank - 1), runs_along(&written, rank - 2));
         if !along_rows || (along_columns && n <= 16 && m > n) {
             let [out, a, b] = [&written, a, b].map(|view| transposed(view));
             let bias = product.bias.map(transposed);
@@ -171,15 +172,29 @@ fn dispatch(
         && (m == 1 || even(stride(0, 0)))
         && walk.dims.iter().all(|dim| even(dim.strides[0]));
     let tile = Tile::choose(m, n, batches, FILL);
+    let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
+    let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
+    // A factor as rows of neighbours: how many there are in each, and the stride from one to another.
+    let quad = |operand: usize, near: (usize, u32), far: usize| {
+        let fourth = |stride: i64| stride % 4 == 0;
+        stride(operand, near.0) == 1
+            && near.1.is_multiple_of(4)
+            && fourth(stride(operand, far))
+            && views.get(operand).is_some_and(|view| view.offset.is_multiple_of(4))
+            && walk.dims.iter().all(|dim| fourth(dim.strides[operand]))
+    };
+    let quads = if a_along_k { quad(1, (1, k), 0) } else { quad(1, (0, m), 1) }
+        && if b_along_k { quad(2, (0, k), 1) } else { quad(2, (1, n), 0) };
     let key = Matmul {
         input: a.dtype,
         output: out.dtype,
         tile,
-        a_along_k: stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1),
-        b_along_k: stride(2, 0) == 1 && stride(2, 1) != 1,
+        a_along_k,
+        b_along_k,
         bias: bias.is_some(),
         activation,
         pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
+        quads,
     };
     let mut params = MatmulParams {
         outer_strides: outer_strides.map(word),

@@ -14,11 +14,14 @@
 //!
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
+mod conv;
 mod copy;
 mod group_norm;
 mod launch;
+mod loss;
 mod matmul;
 mod norm_backward;
+mod pad;
 mod pointwise;
 mod reduce;
 mod rows;
@@ -28,15 +31,18 @@ mod temporary;
 mod view;
 mod walk;
 
+pub use conv::{ConvGeometry, conv2d, conv2d_transposed, conv2d_weight_gradient};
 pub use copy::{copy, fill};
 pub use group_norm::{Spread, batch_norm, group_norm};
+pub use loss::{LossReduction, NllOperands, embedding_backward, nll_loss, nll_loss_backward};
 pub use matmul::matmul;
 pub use norm_backward::{NormGradient, norm_backward};
+pub use pad::{PadMode, pad, pad_backward};
 pub use pointwise::pointwise;
 pub use reduce::reduce;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
-pub use rows::{layer_norm, rms_norm, scan, softmax, softmax_backward};
+pub use rows::{layer_norm, rms_norm, scan, scan_with_places, softmax, softmax_backward};
 pub use sort::sort;
 pub use view::View;
 
