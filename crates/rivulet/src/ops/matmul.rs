@@ -170,13 +170,35 @@ fn dispatch(
         && out.offset.is_multiple_of(2)
         && (m == 1 || even(stride(0, 0)))
         && walk.dims.iter().all(|dim| even(dim.strides[0]));
-    let tile = Tile::choose(m, n, batches, FILL);
+    let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
+    let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
+    // Vectors of four: neighbours along one dimension, a multiple of four of them, everything else in steps of four.
+    let four = |stride: i64| stride % 4 == 0;
+    let vectors = |operand: usize, neighbours: usize, size: u32| {
+        stride(operand, neighbours) == 1
+            && size.is_multiple_of(4)
+            && four(stride(operand, 1 - neighbours))
+            && views.get(operand).is_some_and(|view| view.offset.is_multiple_of(4))
+            && walk.dims.iter().all(|dim| four(dim.strides[operand]))
+    };
+    let quads = vectors(1, usize::from(a_along_k), if a_along_k { k } else { m })
+        && vectors(2, usize::from(!b_along_k), if b_along_k { k } else { n });
+    let mut tile = Tile::choose(m, n, batches, FILL);
+    if device.info().shader.cooperative_f16
+        && a.dtype == DType::F16
+        && quads
+        && (pairs || out.dtype.is_wide())
+        && m.min(n) >= 64
+    {
+        tile = Tile::Cooperative;
+    }
     let key = Matmul {
         input: a.dtype,
         output: out.dtype,
         tile,
-        a_along_k: stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1),
-        b_along_k: stride(2, 0) == 1 && stride(2, 1) != 1,
+        a_along_k,
+        b_along_k,
+        quads,
         bias: bias.is_some(),
         activation,
         pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
