@@ -27,7 +27,7 @@ bool attention(
   Views views;
   return views.output(out.transpose(1, 2)) && views.output(logsumexp.transpose(1, 2)) && views.input(q) &&
       views.input(k) && views.input(v) && views.input_if(seen) &&
-      recorded(rivulet_attention(
+      views.recorded(rivulet_attention(
           views.at(0), views.at(1), views.at(2), views.at(3), views.at(4), views.optional(5), causal,
           scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))))));
 }

@@ -10,18 +10,6 @@
 
 namespace rivulet {
 
-// True where the kernel was recorded, false where there is none. Raises everything else.
-inline bool recorded(int32_t status) {
-  if (C10_LIKELY(status == RIVULET_OK)) {
-    return true;
-  }
-  if (status == RIVULET_NO_KERNEL) {
-    if (getenv("RIV_EXPLAIN")) fprintf(stderr, "no kernel: %s\n", rivulet_last_error());
-    return false;
-  }
-  raise_status(status);
-}
-
 // A name as a template argument.
 struct Name {
   char text[32]{};
@@ -47,9 +35,9 @@ uint32_t reduce_op() {
 bool call_pointwise(
     uint32_t op, const at::TensorIteratorBase& iter, std::initializer_list<c10::Scalar> scalars = {});
 
-// Operands in any order; `views` begins with the output.
+// Operands in any order; `views` begins with the output. Numbers alone are the CPU's affair.
 bool call_pointwise(
-    uint32_t op, c10::ScalarType common, const Views& views, std::initializer_list<c10::Scalar> scalars = {});
+    uint32_t op, c10::ScalarType common, Views& views, std::initializer_list<c10::Scalar> scalars = {});
 
 // A hook: the op of this name with the stub's scalars, in their order.
 template <Name name>

@@ -44,7 +44,7 @@ bool gather(const Tensor& out, const Tensor& x, int64_t dim, const Tensor& index
   Tensor source = with_dimension(x);
   Views views;
   return views.output(with_dimension(out)) && views.input(source) && views.input(with_dimension(index)) &&
-      recorded(rivulet_gather(views.at(0), views.at(1), c10::maybe_wrap_dim(dim, source.dim()), views.at(2)));
+      views.recorded(rivulet_gather(views.at(0), views.at(1), c10::maybe_wrap_dim(dim, source.dim()), views.at(2)));
 }
 
 bool scatter(Scatter kind, const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source) {
@@ -54,7 +54,7 @@ bool scatter(Scatter kind, const Tensor& out, int64_t dim, const Tensor& index, 
   Tensor target = with_dimension(out);
   Views views;
   return views.output(target) && views.input(with_dimension(index)) && views.input(with_dimension(source)) &&
-      recorded(rivulet_scatter(
+      views.recorded(rivulet_scatter(
           kind, views.at(0), c10::maybe_wrap_dim(dim, target.dim()), views.at(1), views.at(2), {}));
 }
 
@@ -65,7 +65,7 @@ bool scatter_value(Scatter kind, const Tensor& out, int64_t dim, const Tensor& i
   Tensor target = with_dimension(out);
   Views views;
   return views.output(target) && views.input(with_dimension(index)) &&
-      recorded(rivulet_scatter(
+      views.recorded(rivulet_scatter(
           kind, views.at(0), c10::maybe_wrap_dim(dim, target.dim()), views.at(1), nullptr, scalar_of(value)));
 }
 
@@ -87,14 +87,14 @@ void hook_indexing() {
     auto elements = in_elements(strides, iter.element_size(0));
     return iter.numel() == 0 ||
         (views.iterator(iter) &&
-         recorded(rivulet_index(views.data(), views.size() - 2, sizes.data(), elements.data())));
+         views.recorded(rivulet_index(views.data(), views.size() - 2, sizes.data(), elements.data())));
   });
   hook(index_put_stub, [](const at::TensorIteratorBase& iter, IntArrayRef sizes, IntArrayRef strides, bool accumulate) {
     Views views;
     auto elements = in_elements(strides, iter.element_size(0));
     return iter.numel() == 0 ||
         (views.iterator(iter) &&
-         recorded(rivulet_index_put(views.data(), views.size() - 2, sizes.data(), elements.data(), accumulate)));
+         views.recorded(rivulet_index_put(views.data(), views.size() - 2, sizes.data(), elements.data(), accumulate)));
   });
   hook(gather_stub, [](const Tensor& out, const Tensor& x, int64_t dim, const Tensor& index) {
     return gather(out, x, dim, index);

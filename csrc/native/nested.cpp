@@ -150,6 +150,8 @@ void register_nested() {
   register_nested_copies(nested);
   register_nested_products(nested);
   register_nested_indexing(nested);
+  register_nested_statistics(nested);
+  register_nested_convolutions(nested);
   // The boxing of the fallback costs more than many a view.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {

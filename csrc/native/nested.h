@@ -36,6 +36,8 @@ bool copy_elements(const at::Tensor& to, const at::Tensor& from);
 void register_nested_copies(Nested& nested);
 void register_nested_products(Nested& nested);
 void register_nested_indexing(Nested& nested);
+void register_nested_statistics(Nested& nested);
+void register_nested_convolutions(Nested& nested);
 void register_nested();
 
 } // namespace rivulet

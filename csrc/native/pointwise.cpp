@@ -19,9 +19,9 @@
 namespace rivulet {
 
 bool call_pointwise(
-    uint32_t op, c10::ScalarType common, const Views& views, std::initializer_list<c10::Scalar> scalars) {
+    uint32_t op, c10::ScalarType common, Views& views, std::initializer_list<c10::Scalar> scalars) {
   uint32_t dtype = dtype_of(common);
-  if (op == RIVULET_NO_OP || dtype == RIVULET_NO_DTYPE) {
+  if (op == RIVULET_NO_OP || dtype == RIVULET_NO_DTYPE || !views.on_device()) {
     return false;
   }
   std::array<rivulet_scalar, 4> numbers;
@@ -29,7 +29,7 @@ bool call_pointwise(
   for (const auto& scalar : scalars) {
     numbers[count++] = scalar_of(scalar);
   }
-  return recorded(rivulet_pointwise(op, dtype, views.data(), views.size(), numbers.data(), count));
+  return views.recorded(rivulet_pointwise(op, dtype, views.data(), views.size(), numbers.data(), count));
 }
 
 bool call_pointwise(uint32_t op, const at::TensorIteratorBase& iter, std::initializer_list<c10::Scalar> scalars) {

@@ -65,7 +65,7 @@ bool product(
   Tensor addend = bias && factor != 0.0 ? bias->expand(out.sizes()) : Tensor();
   Views views;
   return views.output(out) && views.input(a) && views.input(b) && views.input_if(addend) &&
-      recorded(rivulet_matmul(
+      views.recorded(rivulet_matmul(
           views.at(0), views.at(1), views.at(2), views.optional(3), alpha.toDouble(), factor, activation));
 }
 

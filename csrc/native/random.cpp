@@ -28,7 +28,7 @@ bool random(
   }
   Views views;
   return views.output(out) &&
-      recorded(rivulet_random(op, views.at(0), numbers.data(), count, generator->current_seed()));
+      views.recorded(rivulet_random(op, views.at(0), numbers.data(), count, generator->current_seed()));
 }
 
 // How many integers random_() chooses among: all that the type holds exactly, from 0 on. 0 where the kernel cannot.

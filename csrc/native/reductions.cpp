@@ -26,13 +26,13 @@ uint64_t reduced_dimensions(const at::TensorIteratorBase& iter) {
 bool reduce(uint32_t op, const at::TensorIteratorBase& iter, double factor = 1.0) {
   Views views;
   return op != RIVULET_NO_OP && iter.numel() != 0 && iter.noutputs() == 1 && views.iterator(iter) &&
-      recorded(rivulet_reduce(op, views.at(0), nullptr, views.at(1), reduced_dimensions(iter), factor));
+      views.recorded(rivulet_reduce(op, views.at(0), nullptr, views.at(1), reduced_dimensions(iter), factor));
 }
 
 bool places(uint32_t op, const at::TensorIteratorBase& iter) {
   Views views;
   return op != RIVULET_NO_OP && iter.numel() != 0 && views.iterator(iter) &&
-      recorded(rivulet_reduce(op, nullptr, views.at(0), views.at(1), reduced_dimensions(iter), 1.0));
+      views.recorded(rivulet_reduce(op, nullptr, views.at(0), views.at(1), reduced_dimensions(iter), 1.0));
 }
 
 template <Name name>
@@ -71,7 +71,7 @@ bool along(
   at::Tensor input = flat ? x.reshape({1}) : x;
   dim = flat ? 0 : c10::maybe_wrap_dim(dim, x.dim());
   return views.output_if(first) && views.output_if(second) && views.input(input) &&
-      recorded(rivulet_reduce(
+      views.recorded(rivulet_reduce(
           op, views.optional(0), views.optional(1), views.at(2), uint64_t{1} << dim, 1.0));
 }
 
@@ -89,7 +89,7 @@ struct All {
     Views views;
     at::Tensor flat = result.dim() == 0 ? result.expand(x.sizes()) : result;
     return x.numel() != 0 && result.dim() == 0 && views.output(flat) && views.input(x) &&
-        recorded(rivulet_reduce(
+        views.recorded(rivulet_reduce(
             reduce_op<name>(), views.at(0), nullptr, views.at(1), (uint64_t{1} << x.dim()) - 1, 1.0));
   }
 };
@@ -102,7 +102,7 @@ struct Scan {
       return x.numel() == 0;
     }
     return views.output(out) && views.input(x) &&
-        recorded(rivulet_scan(kind, views.at(0), views.at(1), c10::maybe_wrap_dim(dim, x.dim())));
+        views.recorded(rivulet_scan(kind, views.at(0), views.at(1), c10::maybe_wrap_dim(dim, x.dim())));
   }
 };
 

@@ -23,7 +23,7 @@ bool select(const Tensor& out, const Tensor& self, int64_t dim, const Tensor& in
   }
   Views views;
   return views.output(out) && views.input(self) && views.input(index.dim() == 0 ? index.reshape({1}) : index) &&
-      recorded(rivulet_index_select(views.at(0), views.at(1), dim, views.at(2)));
+      views.recorded(rivulet_index_select(views.at(0), views.at(1), dim, views.at(2)));
 }
 
 Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {

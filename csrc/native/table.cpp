@@ -36,11 +36,13 @@ const std::unordered_set<std::string>& names() {
       "arange", "cat", "clone", "fill", "flip", "linspace", "roll", "zero",
       // reductions and running totals
       "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "linalg_vector_norm", "max", "mean", "min",
-      "norm", "prod", "sum",
+      "norm", "prod", "std", "std_mean", "sum", "var",
+      "var_mean",
       // rows
-      "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "native_layer_norm",
+      "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "native_group_norm", "native_layer_norm",
+      "native_layer_norm_backward", "sort", "topk",
       // products
-      "_addmm_activation", "addmm", "addmv", "baddbmm", "bmm", "dot", "mm",
+      "_addmm_activation", "addmm", "convolution", "convolution_backward", "addmv", "baddbmm", "bmm", "dot", "mm",
       // attention
       "_fused_sdp_choice", "_scaled_dot_product_flash_attention_for_cpu",
       // indexing

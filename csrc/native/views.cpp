@@ -76,6 +76,17 @@ Views::~Views() {
   }
 }
 
+bool Views::recorded(int32_t status) {
+  if (status == RIVULET_NO_KERNEL) {
+    return false;
+  }
+  check(status);
+  for (auto& moved : moved_) {
+    moved.storage->set_data_ptr_noswap(std::move(moved.data));
+  }
+  return true;
+}
+
 bool Views::skip() {
   if (count_ == kMax) {
     return false;
@@ -109,6 +120,7 @@ bool Views::place(const at::TensorBase& tensor, bool write, void* data) {
   // torch.cat moves an iterator's operands to other tensors without naming those.
   bool moved = C10_UNLIKELY(tensor.numel() != 0 && !holds(*storage, data));
   view.block = moved ? rivulet_block_of(data) : operand_block(*storage);
+  bool ours = view.block != nullptr;
   view.data = data;
   if (C10_UNLIKELY(!view.block && tensor.numel() != 0)) {
     if (moved) {
@@ -119,9 +131,10 @@ bool Views::place(const at::TensorBase& tensor, bool write, void* data) {
         return false;
       }
       size_t offset = static_cast<const char*>(data) - static_cast<const char*>(storage->data());
-      storage->set_data_ptr_noswap(allocate_kernel_memory(storage->nbytes()));
-      view.block = operand_block(*storage);
-      view.data = static_cast<char*>(storage->mutable_data()) + offset;
+      auto fresh = allocate_kernel_memory(storage->nbytes());
+      view.block = rivulet_block_of(fresh.get());
+      view.data = static_cast<char*>(fresh.get()) + offset;
+      moved_.push_back({storage, std::move(fresh)});
     } else if (tensor.numel() == 1) {
       view.scalar = read_scalar(tensor.scalar_type(), data);
     } else {
@@ -135,6 +148,7 @@ bool Views::place(const at::TensorBase& tensor, bool write, void* data) {
       view.data = static_cast<char*>(copy) + offset;
     }
   }
+  on_device_ = on_device_ || ours;
   present_[count_] = true;
   return true;
 }

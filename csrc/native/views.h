@@ -62,6 +62,13 @@ class Views {
   }
   // A number as the next input, with the sizes of the first operand.
   bool number(const c10::Scalar& value);
+  // True where an operand was on the device before.
+  bool on_device() const {
+    return on_device_;
+  }
+  // Ends a call of the runtime: true where kernels were recorded, false where there are none, and then nothing has
+  // changed. Raises everything else.
+  bool recorded(int32_t status);
   const rivulet_view* data() const {
     return views_.data();
   }
@@ -89,8 +96,15 @@ class Views {
   std::array<bool, kMax> present_{};
   std::array<Shape, kMax> shapes_;
   std::array<rivulet_block*, kMax> temporary_;
+  // Outputs that get a block if the kernel is recorded.
+  struct Moved {
+    c10::StorageImpl* storage;
+    c10::DataPtr data;
+  };
+  c10::SmallVector<Moved, 2> moved_;
   size_t count_ = 0;
   size_t temporaries_ = 0;
+  bool on_device_ = false;
 };
 
 } // namespace rivulet

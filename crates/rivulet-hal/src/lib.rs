@@ -372,6 +372,9 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`HalError::Compile`], [`HalError::OutOfMemory`], [`HalError::DeviceLost`].
     fn pipeline(&self, desc: &PipelineDesc) -> Result<Arc<dyn Pipeline>, HalError>;
+    /// Keeps what was compiled for later processes, where the driver can and was told where. May take milliseconds; the
+    /// driver also does it by itself from time to time, and when the device is dropped.
+    fn save_pipelines(&self) {}
     /// Opens a recorder whose commands will run on `queue`.
     ///
     /// # Errors

@@ -182,6 +182,22 @@ int32_t rivulet_softmax_backward(int32_t logarithm, const rivulet_view *out, con
                                  const rivulet_view *output, uint32_t dim);
 int32_t rivulet_layer_norm(const rivulet_view *out, const rivulet_view *mean, const rivulet_view *rstd,
                            const rivulet_view *x, const rivulet_view *weight, const rivulet_view *bias, double eps);
+/* The gradients are optional; rows of [rows, size]. */
+int32_t rivulet_layer_norm_backward(const rivulet_view *grad_x, const rivulet_view *grad_weight,
+                                    const rivulet_view *grad_bias, const rivulet_view *grad, const rivulet_view *x,
+                                    const rivulet_view *mean, const rivulet_view *rstd, const rivulet_view *weight);
+/* weight, bias, mean and rstd are optional, the last two together. */
+int32_t rivulet_group_norm(const rivulet_view *out, const rivulet_view *mean, const rivulet_view *rstd,
+                           const rivulet_view *x, const rivulet_view *weight, const rivulet_view *bias,
+                           uint32_t groups, double eps);
+/* values and indices may be shorter than x along dim: the first of the sorted elements. */
+int32_t rivulet_sort(const rivulet_view *values, const rivulet_view *indices, const rivulet_view *x, uint32_t dim,
+                     int32_t descending);
+/* kind 0: out = convolution of x by weight. 1: transposed, which is the gradient of the input. 2: out is the gradient of
+ * the weight, x that of the output and weight the input. bias is optional and must be null for 2. geometry: stride,
+ * padding and dilation along height and along width, then groups. */
+int32_t rivulet_convolution(uint32_t kind, const rivulet_view *out, const rivulet_view *x, const rivulet_view *weight,
+                            const rivulet_view *bias, const uint32_t geometry[7]);
 /* kind: 0 sum, 1 product, 2 maximum, 3 minimum. */
 int32_t rivulet_scan(uint32_t kind, const rivulet_view *out, const rivulet_view *x, uint32_t dim);
 /* activation: of rivulet_pointwise_op, or RIVULET_NO_OP. */

@@ -14,6 +14,7 @@
 //! | `RIVULET_ADAPTER` | auto, host, a name or number | which adapter to open; auto is the host's |
 //! | `RIVULET_VALIDATION` | 0, 1 | 1: Vulkan's validation layer looks on |
 //! | `RIVULET_MIRROR` | 0, 1 | 1: memory that CPU and device share is used as if it were not, for tests |
+//! | `RIVULET_CACHE_DIR` | a folder, or empty | where compiled kernels are kept; empty: nowhere. Default: `rivulet` in `XDG_CACHE_HOME` or `~/.cache` |
 //! | `RIVULET_QUEUES` | 1 to the adapter's count | hardware queues to use |
 //!
 //! Where several of the pool's modes are set, the one that stands higher in the table wins; a bad value is an
@@ -21,6 +22,7 @@
 
 use rivulet_hal::sync::Arc;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -129,11 +131,13 @@ pub const QUEUES: &str = "RIVULET_QUEUES";
 pub const VALIDATION: &str = "RIVULET_VALIDATION";
 /// Name of the variable that hides the device's memory from the CPU.
 pub const MIRROR: &str = "RIVULET_MIRROR";
+/// Name of the variable that says where compiled kernels are kept.
+pub const CACHE_DIR: &str = "RIVULET_CACHE_DIR";
 /// More hardware queues than any adapter has.
 const MOST_QUEUES: i64 = 1024;
 
 /// Every variable, for reports.
-pub const VARIABLES: [&str; 9] = [
+pub const VARIABLES: [&str; 10] = [
     POOL_SIZE,
     POOL_SHARE,
     POOL_TIMEOUT,
@@ -143,6 +147,7 @@ pub const VARIABLES: [&str; 9] = [
     QUEUES,
     VALIDATION,
     MIRROR,
+    CACHE_DIR,
 ];
 
 /// Slots of a pool where nothing is set.
@@ -239,6 +244,18 @@ pub fn adapter(env: &dyn EnvSource) -> Result<AdapterChoice, SettingError> {
 /// [`SettingError`].
 pub fn mirror(env: &dyn EnvSource) -> Result<bool, SettingError> {
     flag(env, MIRROR)
+}
+
+/// Where compiled kernels are kept: `RIVULET_CACHE_DIR`, else `rivulet` in `XDG_CACHE_HOME` or in `~/.cache`. `None` where
+/// the variable is set and empty, and where there is no such place.
+pub fn cache_dir(env: &dyn EnvSource) -> Option<PathBuf> {
+    if let Some(given) = env.get(CACHE_DIR) {
+        return (!given.is_empty()).then(|| PathBuf::from(given));
+    }
+    // The XDG specification has relative paths ignored.
+    let absolute = |name| set(env, name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    caches.map(|caches| caches.join("rivulet"))
 }
 
 /// Reads `RIVULET_QUEUES` where the adapter is not known yet.
@@ -376,6 +393,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn kernels_are_kept_where_the_settings_say() {
+        let dir = |pairs: &[(&str, &str)]| cache_dir(&env(pairs)).map(|path| path.display().to_string());
+        let home = ("HOME", "/home/me");
+        assert_eq!(dir(&[home]).as_deref(), Some("/home/me/.cache/rivulet"));
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "/tmp/c")]).as_deref(), Some("/tmp/c/rivulet"));
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "c")]).as_deref(), Some("/home/me/.cache/rivulet"));
+        assert_eq!(dir(&[home, (CACHE_DIR, "/here")]).as_deref(), Some("/here"));
+        assert_eq!(dir(&[home, (CACHE_DIR, "")]), None);
+        assert_eq!(dir(&[]), None);
     }
 
     #[test]

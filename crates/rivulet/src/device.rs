@@ -143,6 +143,7 @@ impl Device {
             validation: config::validation(&*options.env)?,
             queues: config::wanted_queues(&*options.env)?,
             mirror: config::mirror(&*options.env)?,
+            cache: config::cache_dir(&*options.env),
         };
         let hal = rivulet_hal::vulkan::open(index, settings);
         Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)
@@ -270,6 +271,13 @@ impl Device {
     /// The process is ending: later calls fail with [`Error::ShutDown`], and threads that wait stop.
     pub fn shut_down(&self) {
         self.engine.shut_down();
+    }
+
+    /// To be called before the process ends: afterwards no thread of the runtime is inside the driver, whose own end may
+    /// be near, and compiled kernels are kept for the next process. The device can still be used. Waits for some
+    /// milliseconds at most; nothing in a forked child.
+    pub fn prepare_exit(&self) {
+        self.engine.prepare_exit();
     }
 
     // --- threads and streams -------------------------------------------------------------------------------

@@ -141,6 +141,18 @@ impl Engine {
         self.closed.store(true, Ordering::Release);
     }
 
+    /// The process is about to end: no thread of the runtime is inside the driver when this returns, and compiled kernels
+    /// are kept for the next process.
+    pub(crate) fn prepare_exit(&self) {
+        if !self.is_forked() {
+            self.combiners.iter().for_each(|combiner| {
+                combiner.stop_pump();
+                combiner.drive(self);
+            });
+            self.hal.save_pipelines();
+        }
+    }
+
     pub(crate) fn is_shut_down(&self) -> bool {
         self.shut_down.load(Ordering::Acquire)
     }
@@ -250,6 +262,14 @@ impl Engine {
             && stream.has_unsubmitted()
         {
             self.combiner(stream.queue).leave(id);
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.is_forked() {
+            self.combiners.iter().for_each(Combiner::stop_pump);
         }
     }
 }

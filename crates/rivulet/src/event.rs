@@ -193,7 +193,7 @@ impl Event {
         let engine = stream.engine();
         let point = Point { stream: source.id, value: recorded.cursor.device };
         if source.completed() < point.value {
-            source.ensure_submitted(engine, point.value)?;
+            source.force_submitted(engine, point.value)?;
             stream.shared().wait_for(engine, point)?;
         }
         Ok(())

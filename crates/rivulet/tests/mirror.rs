@@ -3,6 +3,8 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic what is wrong")]
 
+#[path = "../../rivulet-hal/tests/common/adapter.rs"]
+mod adapter;
 mod common;
 
 use common::{TestEnv, buffer, load, load_word, options, store, store_word};
@@ -13,28 +15,17 @@ use rivulet_hal::sync::Arc;
 use rivulet_hal::vulkan;
 use std::sync::Barrier;
 
-#[allow(clippy::disallowed_methods, reason = "switches of this test alone")]
-fn switch(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 fn device() -> Option<Device> {
-    let wanted = switch("RIVULET_TEST_ADAPTER").unwrap_or_else(|| "llvmpipe".to_owned());
-    if !vulkan::adapters().iter().any(|adapter| adapter.name.contains(&wanted)) {
-        assert!(switch("RIVULET_REQUIRE_VULKAN").is_none_or(|value| value != "1"), "no {wanted}");
-        eprintln!("skipped: no {wanted} on this machine (mesa-vulkan-drivers has llvmpipe)");
-        return None;
-    }
-    let open = |validation| {
-        let env =
-            [("RIVULET_ADAPTER", &*wanted), ("RIVULET_MIRROR", "1"), ("RIVULET_VALIDATION", validation)];
+    adapter::find()?;
+    let device = adapter::validated(|validation| {
+        let validation = if validation { "1" } else { "0" };
+        let env = [
+            ("RIVULET_ADAPTER", &*adapter::wanted()),
+            ("RIVULET_MIRROR", "1"),
+            ("RIVULET_VALIDATION", validation),
+        ];
         Device::open(options(&TestEnv::new(&env)))
-    };
-    let device = open("1").or_else(|error| {
-        assert!(error.to_string().contains("not installed"), "{error}");
-        open("0")
     });
-    let device = device.unwrap();
     assert!(!device.info().unified_memory);
     Some(device)
 }

@@ -4,6 +4,8 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic what is wrong")]
 
+#[path = "../../rivulet-hal/tests/common/adapter.rs"]
+mod adapter;
 mod common;
 
 use rivulet::memory::Block;
@@ -12,21 +14,9 @@ use rivulet::{Access, Device, DeviceOptions, Error};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::vulkan::{self, Options};
 
-#[allow(clippy::disallowed_methods, reason = "switches of this test alone")]
-fn switch(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 fn device() -> Option<Device> {
-    let wanted = switch("RIVULET_TEST_ADAPTER").unwrap_or_else(|| "llvmpipe".to_owned());
-    let Some(index) = vulkan::adapters().iter().position(|adapter| adapter.name.contains(&wanted)) else {
-        assert!(switch("RIVULET_REQUIRE_VULKAN").is_none_or(|value| value != "1"), "no {wanted}");
-        eprintln!("skipped: no {wanted} on this machine (mesa-vulkan-drivers has llvmpipe)");
-        return None;
-    };
-    let hal = vulkan::open(index, Options { validation: true, ..Options::default() })
-        .or_else(|_| vulkan::open(index, Options::default()));
-    Some(Device::with(hal.unwrap(), DeviceOptions::default()).unwrap())
+    let hal = adapter::open(&Options::default())?;
+    Some(Device::with(hal, DeviceOptions::default()).unwrap())
 }
 
 macro_rules! device_or_skip {

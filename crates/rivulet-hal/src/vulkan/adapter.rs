@@ -1,4 +1,5 @@
 use super::Options;
+use super::cache::DiskCache;
 use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
 use super::shared::{Limits, UNIFIED};
@@ -17,6 +18,7 @@ pub(super) struct Found {
     /// Queues that the family has.
     pub(super) family_queues: usize,
     pub(super) limits: Limits,
+    properties: vk::PhysicalDeviceProperties,
 }
 
 /// Vulkan adapters of this machine, best first: discrete, integrated, virtual, software. Empty where there is no
@@ -51,7 +53,8 @@ pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError>
         found.info.queues = queues;
     }
     found.info.unified_memory &= !options.mirror;
-    Ok(VulkanDevice::open(found)?)
+    let cache = options.cache.map(|folder| DiskCache::new(folder, &found.properties));
+    Ok(VulkanDevice::open(found, cache)?)
 }
 
 fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
@@ -95,13 +98,11 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     }
     let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default();
     let mut float16 = vk::PhysicalDeviceShaderFloat16Int8Features::default();
-    let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default();
     let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default();
     let mut cooperative = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let mut features = vk::PhysicalDeviceFeatures2::default()
         .push_next(&mut timeline)
         .push_next(&mut float16)
-        .push_next(&mut storage16)
         .push_next(&mut memory_model);
     if has(khr::cooperative_matrix::NAME) {
         features = features.push_next(&mut cooperative);
@@ -142,6 +143,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     Some(Found {
         connection: Arc::clone(connection),
         physical,
+        properties,
         info: AdapterInfo {
             name,
             backend: Backend::Vulkan,
@@ -170,10 +172,6 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
             push_constants: properties.limits.max_push_constants_size,
             storage_alignment: properties.limits.min_storage_buffer_offset_alignment,
             groups: properties.limits.max_compute_work_group_count,
-            float16: float16.shader_float16 == vk::TRUE,
-            int16: features.shader_int16 == vk::TRUE,
-            int64: features.shader_int64 == vk::TRUE,
-            storage16: storage16.storage_buffer16_bit_access == vk::TRUE,
         },
     })
 }

@@ -19,6 +19,7 @@
 //! [`MemoryUsage::Readback`](crate::MemoryUsage).
 
 mod adapter;
+mod cache;
 mod command;
 mod device;
 mod instance;
@@ -33,7 +34,7 @@ mod timeline;
 pub use adapter::{adapters, open};
 
 /// How an adapter is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Loads Khronos' validation layer, with synchronization validation. An error where it is not installed.
     pub validation: bool,
@@ -41,6 +42,9 @@ pub struct Options {
     pub queues: Option<usize>,
     /// Uses shared memory as if the CPU could not see it, so that tests need no card with memory of its own.
     pub mirror: bool,
+    /// Folder in which compiled kernels are kept for later processes; made where it does not exist. A cache that is
+    /// damaged, of another driver or cannot be written is as good as none.
+    pub cache: Option<std::path::PathBuf>,
 }
 
 /// Messages of the validation layer since the process began, oldest first; the first hundred. For tests, which fail

@@ -1,3 +1,4 @@
+use super::cache::DiskCache;
 use super::instance::Connection;
 use super::slot::Slot;
 use super::spin::SpinTime;
@@ -22,10 +23,6 @@ pub(super) struct Limits {
     pub(super) push_constants: u32,
     pub(super) storage_alignment: u64,
     pub(super) groups: [u32; 3],
-    pub(super) float16: bool,
-    pub(super) int16: bool,
-    pub(super) int64: bool,
-    pub(super) storage16: bool,
 }
 
 /// What every object of a device needs. The driver's device goes when the last of them does.
@@ -33,6 +30,7 @@ pub(super) struct Shared {
     pub(super) device: ash::Device,
     pub(super) push_descriptor: khr::push_descriptor::Device,
     pub(super) cache: vk::PipelineCache,
+    pub(super) disk: Option<DiskCache>,
     pub(super) family: u32,
     pub(super) limits: Limits,
     pub(super) max_allocation: u64,

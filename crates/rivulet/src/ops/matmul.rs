@@ -63,9 +63,9 @@ pub fn matmul(
         return Ok(());
     }
     let rank = out.rank();
-    let along_rows = out.shape[rank - 1] == 1 || out.strides[rank - 1] == 1;
-    let along_columns = out.shape[rank - 2] == 1 || out.strides[rank - 2] == 1;
-    let target = Output::new(device, out, out.dtype, along_rows || along_columns)?;
+    let runs_along = |view: &View<'_>, dim: usize| view.shape[dim] == 1 || view.strides[dim] == 1;
+    let fit = runs_along(out, rank - 1) || runs_along(out, rank - 2);
+    let target = Output::new(device, out, out.dtype, fit)?;
     let bias = match bias {
         Some(bias) => Some(Input::new(device, bias, out.dtype, true)?),
         None => None,
@@ -76,6 +76,7 @@ pub fn matmul(
         // Columns of the output have to be neighbours: where its rows are, the transposed product is made, and also
         // where only so the product has few rows, each of which reads the other factor once.
         let (m, n) = (out.shape[rank - 2], out.shape[rank - 1]);
+        let (along_rows, along_columns) = (runs_along(&written, rank - 1), runs_along(&written, rank - 2));
         if !along_rows || (along_columns && n <= 16 && m > n) {
             let [out, a, b] = [&written, a, b].map(|view| transposed(view));
             let bias = product.bias.map(transposed);
@@ -170,20 +171,20 @@ fn dispatch(
         && out.offset.is_multiple_of(2)
         && (m == 1 || even(stride(0, 0)))
         && walk.dims.iter().all(|dim| even(dim.strides[0]));
+    let mut tile = Tile::choose(m, n, batches, FILL);
     let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
     let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
-    // Vectors of four: neighbours along one dimension, a multiple of four of them, everything else in steps of four.
-    let four = |stride: i64| stride % 4 == 0;
-    let vectors = |operand: usize, neighbours: usize, size: u32| {
-        stride(operand, neighbours) == 1
-            && size.is_multiple_of(4)
-            && four(stride(operand, 1 - neighbours))
+    // A factor as rows of neighbours: how many there are in each, and the stride from one to another.
+    let quad = |operand: usize, near: (usize, u32), far: usize| {
+        let fourth = |stride: i64| stride % 4 == 0;
+        stride(operand, near.0) == 1
+            && near.1.is_multiple_of(4)
+            && fourth(stride(operand, far))
             && views.get(operand).is_some_and(|view| view.offset.is_multiple_of(4))
-            && walk.dims.iter().all(|dim| four(dim.strides[operand]))
+            && walk.dims.iter().all(|dim| fourth(dim.strides[operand]))
     };
-    let quads = vectors(1, usize::from(a_along_k), if a_along_k { k } else { m })
-        && vectors(2, usize::from(!b_along_k), if b_along_k { k } else { n });
-    let mut tile = Tile::choose(m, n, batches, FILL);
+    let quads = if a_along_k { quad(1, (1, k), 0) } else { quad(1, (0, m), 1) }
+        && if b_along_k { quad(2, (0, k), 1) } else { quad(2, (1, n), 0) };
     if device.info().shader.cooperative_f16
         && a.dtype == DType::F16
         && quads
@@ -198,10 +199,10 @@ fn dispatch(
         tile,
         a_along_k,
         b_along_k,
-        quads,
         bias: bias.is_some(),
         activation,
         pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
+        quads,
     };
     let mut params = MatmulParams {
         outer_strides: outer_strides.map(word),

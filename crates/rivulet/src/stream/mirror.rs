@@ -162,18 +162,6 @@ fn wait(engine: &Engine, point: Point) -> Result<()> {
     }
 }
 
-/// Sees to it that what a move has to wait for is with the driver, while no value is reserved.
-fn submit_conflicts(engine: &Engine, stream: &StreamShared, operand: (&Block, Access)) -> Result<()> {
-    // The block is held already, so this holds nothing.
-    let set = OperandSet::acquire(&[operand], stream.id, engine.tracking)?;
-    for point in set.waits(engine).into_iter().filter(|point| point.stream != stream.id) {
-        if let Some(other) = engine.stream_if_made(point.stream) {
-            other.ensure_submitted(engine, point.value)?;
-        }
-    }
-    Ok(())
-}
-
 /// Moves a block's bytes to the device. The calling thread holds it alone.
 fn upload(engine: &Engine, stream: &StreamShared, block: &Block) -> Result<()> {
     send(engine, stream, block, 0, block.requested(), |at, slice| {
@@ -198,7 +186,6 @@ pub(super) fn send(
     mut fill: impl FnMut(u64, &BufferRange) -> Result<(), HalError>,
 ) -> Result<()> {
     let staging = &engine.transfers.upload;
-    submit_conflicts(engine, stream, (block, Access::Write))?;
     let mut done = 0;
     while done < bytes {
         let length = (bytes - done).min(CHUNK);
@@ -252,7 +239,6 @@ pub(super) fn fetch(
     mut drain: impl FnMut(u64, &BufferRange) -> Result<(), HalError>,
 ) -> Result<()> {
     let staging = &engine.transfers.readback;
-    submit_conflicts(engine, stream, (block, Access::Read))?;
     let mut flying: VecDeque<(u64, Slice, Point)> = VecDeque::new();
     let (mut asked, mut done) = (0, 0);
     let mut step = || -> Result<bool> {

@@ -4,7 +4,7 @@
 //! - `record`: device ops, with their automatic waits and barriers.
 //! - `host`: CPU accesses.
 //! - `mirror`: where the CPU cannot see the device's memory, moving bytes to the side that needs them.
-//! - `submit`, `combiner`: from an open recorder to the driver, and waiting for completion.
+//! - `submit`, `combiner`, `pump`: from an open recorder to the driver, and waiting for completion.
 //! - `table`: which streams a device has.
 //! - `tickets`, `counter`: the order of CPU accesses, and what threads wait on.
 
@@ -12,6 +12,7 @@ pub(crate) mod combiner;
 pub(crate) mod counter;
 pub(crate) mod host;
 pub(crate) mod mirror;
+pub(crate) mod pump;
 pub(crate) mod record;
 pub(crate) mod shared;
 pub(crate) mod submit;

@@ -25,18 +25,25 @@ pub struct FlushPolicy {
     pub age: Duration,
     /// Estimated device time of its commands.
     pub cost: Duration,
+    /// Device time of the work that a hardware queue holds at most, for all streams together; `MAX`: all there is. What is
+    /// more waits for its stream's turn in the runtime, so that a small op of another stream is done after about this
+    /// time.
+    pub ahead: Duration,
 }
 
 impl Default for FlushPolicy {
     /// A driver call costs tens of microseconds: 64 commands make that small beside the recording of each, and
     /// neither the age nor the cost lets the device wait long for its first work.
     fn default() -> Self {
-        Self { commands: 64, age: Duration::from_micros(500), cost: Duration::from_millis(1) }
+        let ahead = if cfg!(loom) { Duration::MAX } else { Duration::from_millis(2) };
+        Self { commands: 64, age: Duration::from_micros(500), cost: Duration::from_millis(1), ahead }
     }
 }
 
-/// Device time of a command of which nothing is known.
+/// Device time of a command of which nothing is known, beside that of its operands' bytes.
 pub const COMMAND_COST: Duration = Duration::from_micros(5);
+/// Bytes of operands that a device is estimated to touch in a nanosecond.
+const BANDWIDTH: u64 = 1000;
 
 /// One op for the device.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +52,8 @@ pub struct DeviceOp<'a> {
     pub label: &'static str,
     /// What the commands touch, and how. A block may be named twice.
     pub operands: &'a [(&'a Block, Access)],
-    /// Estimated device time; [`COMMAND_COST`] a command where `None`.
+    /// Estimated device time, in proportion to that of other ops; how long a queue's work really took scales it. Where
+    /// `None`, [`COMMAND_COST`] a command and what the operands' bytes take.
     pub cost: Option<Duration>,
 }
 
@@ -124,6 +132,7 @@ impl StreamShared {
         engine.note_device_use();
         let mut waits = set.waits(engine);
         set.stamp_device(self.id, value);
+        let bytes: u64 = set.blocks().map(|(block, _)| block.requested()).sum();
         let used = set.blocks().filter_map(|(block, _)| block.memory());
         let keep: Keep = used.chain(extra.keep).cloned().collect();
         // Release pairs with the Acquire of `cursor`.
@@ -144,7 +153,7 @@ impl StreamShared {
             let mut submitted = Ok(());
             for point in &waits {
                 if let Some(other) = engine.stream_if_made(point.stream) {
-                    submitted = other.ensure_submitted(engine, point.value);
+                    submitted = other.force_submitted(engine, point.value);
                 }
                 if submitted.is_err() {
                     break;
@@ -162,6 +171,9 @@ impl StreamShared {
         }
 
         let result = self.fill(engine, &mut recording, value, op, own, commands, extra.moment);
+        if let (Some(open), None) = (&mut recording.open, op.cost) {
+            open.cost += Duration::from_nanos(bytes / BANDWIDTH);
+        }
         if let Some(open) = &mut recording.open {
             waits.into_iter().for_each(|point| open.add_wait(point));
             open.keep.extend(keep);
@@ -271,7 +283,7 @@ impl StreamShared {
         self.flush_request.load(Ordering::Relaxed) >= value
             || recording.open.as_ref().is_some_and(|open| {
                 open.recorder.len() >= policy.commands
-                    || open.cost >= policy.cost
+                    || engine.combiner(self.queue).scaled(open.cost) >= policy.cost
                     || open.since.elapsed() >= policy.age
             })
     }

@@ -91,6 +91,17 @@ impl StreamShared {
         failure
     }
 
+    /// As [`StreamShared::ensure_submitted`], for work that cannot be submitted before `value` is: it is not held back.
+    ///
+    /// # Errors
+    /// As [`StreamShared::ensure_submitted`].
+    pub(crate) fn force_submitted(&self, engine: &Engine, value: u64) -> Result<()> {
+        if self.submitted.get() < value {
+            engine.combiner(self.queue).need(self.id, self.priority, value);
+        }
+        self.ensure_submitted(engine, value)
+    }
+
     /// Waits until `value` is complete.
     ///
     /// # Errors

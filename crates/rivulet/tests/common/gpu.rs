@@ -1,29 +1,19 @@
 //! Shared by the tests of native ops: the device under test, and tensors on it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
+#[path = "../../../rivulet-hal/tests/common/adapter.rs"]
+mod adapter;
+
 use super::common::{load, store};
 use rivulet::memory::Block;
 use rivulet::{Access, Device, DeviceOptions};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::vulkan::{self, Options};
 
-#[allow(clippy::disallowed_methods, reason = "switches of these tests alone")]
-fn switch(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Mesa's llvmpipe, or the adapter whose name contains `RIVULET_TEST_ADAPTER`. Without the validation layer: version
-/// 1.3.239 loses count of a timeline that is waited for and read by turns, and then waits 10 s by itself. The kernels'
-/// own tests run under it.
+/// The adapter of all tests. Without the validation layer: version 1.3.239 loses count of a timeline that is waited for
+/// and read by turns, and then waits 10 s by itself. The kernels' own tests run under it.
 pub fn device() -> Option<Device> {
-    let wanted = switch("RIVULET_TEST_ADAPTER").unwrap_or_else(|| "llvmpipe".to_owned()).to_lowercase();
-    let found = vulkan::adapters().iter().position(|adapter| adapter.name.to_lowercase().contains(&wanted));
-    let Some(index) = found else {
-        assert!(switch("RIVULET_REQUIRE_VULKAN").is_none_or(|value| value != "1"), "no {wanted}");
-        eprintln!("skipped: no {wanted} on this machine (mesa-vulkan-drivers has llvmpipe)");
-        return None;
-    };
-    let hal = vulkan::open(index, Options::default()).unwrap();
+    let hal = vulkan::open(adapter::find()?, Options::default()).unwrap();
     Some(Device::with(hal, DeviceOptions::default()).unwrap())
 }
 
