@@ -104,6 +104,8 @@ pub struct ShaderFeatures {
     pub preserve_subnormals_f32: bool,
     /// A kernel may ask for rounding to nearest even in float16.
     pub round_even_f16: bool,
+    /// Subgroups of 32 multiply 16 x 16 matrices of float16 with sums in float32, under the Vulkan memory model.
+    pub cooperative_f16: bool,
 }
 
 /// What a piece of memory is for; a driver picks its heap from this.

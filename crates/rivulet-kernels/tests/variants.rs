@@ -39,6 +39,7 @@ fn declared(words: &[u32]) -> Features {
                     1 => Features::NONE,
                     11 => Features::INT64,
                     9 | 22 => Features::HALF,
+                    5345 | 6022 => Features::COOPERATIVE,
                     other => panic!("capability {other} is in no feature"),
                 };
         }
@@ -235,6 +236,20 @@ fn products() -> Vec<Kernel> {
         }
     }
     kernels
+}
+
+#[test]
+fn products_on_cooperative_matrices_translate() {
+    let mut kernels = Vec::new();
+    for bits in 0..16 {
+        let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        let output = if bits & 8 != 0 { DType::F32 } else { DType::F16 };
+        let (input, tile, pairs, quads) = (DType::F16, Tile::Cooperative, true, true);
+        let activation = bias.then_some(Op::Gelu);
+        let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads };
+        kernels.push(Kernel::Matmul(key));
+    }
+    check(&kernels);
 }
 
 #[test]

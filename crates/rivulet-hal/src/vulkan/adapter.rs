@@ -78,10 +78,12 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     let mut driver = vk::PhysicalDeviceDriverProperties::default();
     let mut maintenance = vk::PhysicalDeviceMaintenance3Properties::default();
     let mut controls = vk::PhysicalDeviceFloatControlsProperties::default();
+    let mut subgroups = vk::PhysicalDeviceSubgroupProperties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default()
         .push_next(&mut driver)
         .push_next(&mut maintenance)
-        .push_next(&mut controls);
+        .push_next(&mut controls)
+        .push_next(&mut subgroups);
     // SAFETY: the chained structures are of version 1.2 or older, which every loader that made the instance knows.
     unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
     let properties = properties.properties;
@@ -96,14 +98,28 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     }
     let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default();
     let mut float16 = vk::PhysicalDeviceShaderFloat16Int8Features::default();
-    let mut features =
-        vk::PhysicalDeviceFeatures2::default().push_next(&mut timeline).push_next(&mut float16);
+    let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default();
+    let mut cooperative = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+    let mut features = vk::PhysicalDeviceFeatures2::default()
+        .push_next(&mut timeline)
+        .push_next(&mut float16)
+        .push_next(&mut memory_model);
+    if has(khr::cooperative_matrix::NAME) {
+        features = features.push_next(&mut cooperative);
+    }
     // SAFETY: as for the properties.
     unsafe { instance.get_physical_device_features2(physical, &mut features) };
     let features = features.features;
     if timeline.timeline_semaphore == vk::FALSE {
         return None;
     }
+    let cooperative = cooperative.cooperative_matrix == vk::TRUE
+        && memory_model.vulkan_memory_model == vk::TRUE
+        && float16.shader_float16 == vk::TRUE
+        && features.shader_int16 == vk::TRUE
+        && subgroups.subgroup_size == 32
+        && properties.limits.max_compute_shared_memory_size >= 32 << 10
+        && multiplies_halves(connection, physical);
     // SAFETY: only reads.
     let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
     let family = choose_family(&families)?;
@@ -146,6 +162,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
                 preserve_nan_f32: controls.shader_signed_zero_inf_nan_preserve_float32 == vk::TRUE,
                 preserve_subnormals_f32: controls.shader_denorm_preserve_float32 == vk::TRUE,
                 round_even_f16: controls.shader_rounding_mode_rte_float16 == vk::TRUE,
+                cooperative_f16: cooperative,
             },
         },
         family,
@@ -156,6 +173,20 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
             storage_alignment: properties.limits.min_storage_buffer_offset_alignment,
             groups: properties.limits.max_compute_work_group_count,
         },
+    })
+}
+
+/// Whether a subgroup multiplies 16 x 16 matrices of float16 with sums in float32. The device has the extension.
+fn multiplies_halves(connection: &Connection, physical: vk::PhysicalDevice) -> bool {
+    let functions = khr::cooperative_matrix::Instance::new(&connection.entry, &connection.instance);
+    // SAFETY: the physical device is the instance's and has the extension; only reads.
+    let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) };
+    let (half, float) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+    shapes.unwrap_or_default().iter().any(|shape| {
+        [shape.m_size, shape.n_size, shape.k_size] == [16; 3]
+            && [shape.a_type, shape.b_type] == [half; 2]
+            && [shape.c_type, shape.result_type] == [float; 2]
+            && shape.scope == vk::ScopeKHR::SUBGROUP
     })
 }
 

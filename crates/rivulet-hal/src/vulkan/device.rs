@@ -30,7 +30,10 @@ impl VulkanDevice {
         let priorities = vec![1.0; info.queues];
         let queues =
             [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
-        let extensions = [khr::push_descriptor::NAME.as_ptr()];
+        let mut extensions = vec![khr::push_descriptor::NAME.as_ptr()];
+        if info.shader.cooperative_f16 {
+            extensions.push(khr::cooperative_matrix::NAME.as_ptr());
+        }
         let flag = |on: bool| if on { vk::TRUE } else { vk::FALSE };
         let features = vk::PhysicalDeviceFeatures {
             shader_int16: flag(info.shader.half),
@@ -41,12 +44,20 @@ impl VulkanDevice {
         let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
         let mut float16 =
             vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(info.shader.half);
-        let create = vk::DeviceCreateInfo::default()
+        let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default()
+            .vulkan_memory_model(info.shader.cooperative_f16);
+        let mut cooperative =
+            vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+        let mut create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)
             .enabled_features(&features)
             .push_next(&mut timeline)
-            .push_next(&mut float16);
+            .push_next(&mut float16)
+            .push_next(&mut memory_model);
+        if info.shader.cooperative_f16 {
+            create = create.push_next(&mut cooperative);
+        }
         let opening = |error: vk::Result| match error {
             vk::Result::ERROR_OUT_OF_HOST_MEMORY | vk::Result::ERROR_OUT_OF_DEVICE_MEMORY => {
                 HalError::OutOfMemory { requested: 0, detail: format!("opening {}: {error}", info.name) }

@@ -22,6 +22,9 @@ pub enum Tile {
     Skinny4,
     /// Eight rows at a time.
     Skinny8,
+    /// 128 x 128 for a workgroup of 256, on cooperative matrices: float16 factors read four at a time
+    /// ([`Matmul::quads`]), a float32 output or one stored in pairs. For Vulkan alone: Metal's are 8 x 8.
+    Cooperative,
 }
 
 /// Key of a matrix product. Bindings: out, a, b, and bias where there is one.
@@ -56,7 +59,7 @@ pub(super) struct Shape {
     pub(super) columns: u32,
     /// Rows and columns of an invocation.
     own: u32,
-    depth: u32,
+    pub(super) depth: u32,
 }
 
 impl Shape {
@@ -155,6 +158,7 @@ impl Tile {
             Self::Skinny1 => "skinny1",
             Self::Skinny4 => "skinny4",
             Self::Skinny8 => "skinny8",
+            Self::Cooperative => "cooperative",
         }
     }
 
@@ -170,6 +174,7 @@ impl Matmul {
     /// Workgroups for `batches` products of `m` x `n`: at most 65535 in each dimension, which the caller sees to.
     pub fn groups(&self, m: u32, n: u32, batches: u32) -> [u32; 3] {
         match self.tile.shape() {
+            _ if self.tile == Tile::Cooperative => [n.div_ceil(128), m.div_ceil(128), batches],
             Some(shape) => [n.div_ceil(shape.columns), m.div_ceil(shape.rows), batches],
             None => [n.div_ceil(self.skinny().0), m.div_ceil(self.tile.skinny_rows()), batches],
         }
@@ -212,19 +217,25 @@ impl Matmul {
     }
 
     pub(super) fn requires(&self) -> Features {
-        Features::of(self.input) | Features::of(self.output)
+        let cooperative = if self.tile == Tile::Cooperative { Features::COOPERATIVE } else { Features::NONE };
+        Features::of(self.input) | Features::of(self.output) | cooperative
     }
 
     fn quads(&self) -> bool {
-        self.quads && self.tile.shape().is_some()
+        self.tile == Tile::Cooperative || (self.quads && self.tile.shape().is_some())
     }
 
     fn pairs(&self) -> bool {
-        self.pairs && !self.output.is_wide() && self.tile.shape().is_some()
+        (self.pairs && !self.output.is_wide() && self.tile.shape().is_some())
+            || (self.tile == Tile::Cooperative && !self.output.is_wide())
     }
 
     pub(super) fn wgsl(&self) -> String {
         let body = match self.tile.shape() {
+            _ if self.tile == Tile::Cooperative => concat!(
+                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_cooperative.wgsl")
+            ),
             Some(_) if self.quads() => {
                 concat!(
                     include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
@@ -244,7 +255,13 @@ impl Matmul {
             ),
         };
         let store = if self.pairs() { Access::Words } else { Access::Store };
-        let load = if self.quads() { Access::LoadFour } else { Access::Load };
+        let load = if self.tile == Tile::Cooperative {
+            Access::Vectors
+        } else if self.quads() {
+            Access::LoadFour
+        } else {
+            Access::Load
+        };
         let mut shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
             .compute(Native::F32)
             .operand("out", self.output, store)
@@ -261,6 +278,7 @@ impl Matmul {
             self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
         shader = shader.set("ACTIVATION", activation).set("THREADS", self.tile.threads().to_string());
         match self.tile.shape() {
+            _ if self.tile == Tile::Cooperative => self.cooperative(shader),
             Some(shape) if self.quads() => {
                 self.quad_tiles(shader, &Shape { depth: shape.quad_depth(), ..shape })
             }
@@ -271,7 +289,7 @@ impl Matmul {
     }
 
     /// Stores what is `sums[j]`, at element `to`.
-    fn stored(&self, shader: Shader) -> Shader {
+    pub(super) fn stored(&self, shader: Shader) -> Shader {
         let store = if self.pairs() {
             format!(
                 "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
@@ -299,51 +317,6 @@ impl Matmul {
             .set("A_ROW", a_row)
             .set("B_K", b_k)
             .set("B_COLUMN", b_column)
-    }
-
-    fn quad_tiles(&self, shader: Shader, shape: &Shape) -> Shader {
-        let Shape { rows, columns, depth, .. } = *shape;
-        // The 32 invocations that write together hold this many rows, and write to other banks for other k by turns of a
-        // quarter of that many vectors.
-        let turn = 32 / (depth / 4) / 4;
-        let vectors = depth / 4;
-        // Where an invocation's vector lies: along k and across, and where it is kept.
-        let place = |along_k: bool, side: u32, name: &str| {
-            if along_k {
-                let keep = (0..4).map(|j| {
-                    format!(
-                        "tile_{name}[slot_{name} + (local % {vectors}u * 4u + {j}u) * {0}u \
-                         + (local / {vectors}u / 4u ^ (local % {vectors}u * {turn}u))][local / {vectors}u % 4u] \
-                         = {name}[{j}];\n",
-                        side / 4
-                    )
-                });
-                (format!("local % {vectors}u * 4u"), format!("local / {vectors}u"), keep.collect())
-            } else {
-                (
-                    format!("local / {}u", side / 4),
-                    format!("local % {}u * 4u", side / 4),
-                    format!("tile_{name}[slot_{name} + local] = {name};"),
-                )
-            }
-        };
-        let (a_k, a_row, keep_a): (_, _, String) = place(self.a_along_k, rows, "a");
-        let (b_k, b_column, keep_b): (_, _, String) = place(self.b_along_k, columns, "b");
-        let turned = |along_k: bool| if along_k { " ^ turn" } else { "" };
-        self.stored(shape.fill(shader, "base", true))
-            .set("A_BOTH", (rows * depth / 2).to_string())
-            .set("B_BOTH", (columns * depth / 2).to_string())
-            .set("A_TURN", turned(self.a_along_k))
-            .set("B_TURN", turned(self.b_along_k))
-            .set("TURN", turn.to_string())
-            .set("A_K", a_k)
-            .set("A_ROW", a_row)
-            .set("A_AT", if self.a_along_k { "row * p.strides.x + k" } else { "row + k * p.strides.y" })
-            .set("B_K", b_k)
-            .set("B_COLUMN", b_column)
-            .set("B_AT", if self.b_along_k { "column * p.strides.w + k" } else { "column + k * p.strides.z" })
-            .set("KEEP_A", keep_a)
-            .set("KEEP_B", keep_b)
     }
 
     fn skinny_body(&self, shader: Shader) -> Shader {

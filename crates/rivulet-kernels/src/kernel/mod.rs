@@ -6,6 +6,7 @@ mod conv;
 mod index;
 mod loss;
 mod matmul;
+mod matmul_vectors;
 mod norm_columns;
 mod ops;
 mod pad;

@@ -172,3 +172,35 @@ fn products_of_factors_read_four_at_a_time() {
         }
     }
 }
+
+#[test]
+fn products_on_cooperative_matrices() {
+    need_device!();
+    if !crate::gpu::device().is_some_and(|device| device.info().shader.cooperative_f16) {
+        eprintln!("skipped: the device has no cooperative matrices");
+        return;
+    }
+    let sizes = [
+        Problem { m: 4, n: 4, k: 4, outer: 1, batch: 1 },
+        Problem { m: 132, n: 136, k: 100, outer: 2, batch: 3 },
+        Problem { m: 256, n: 128, k: 64, outer: 1, batch: 1 },
+    ];
+    for bits in 0..4 {
+        for output in [DType::F16, DType::F32] {
+            for problem in &sizes {
+                let key = Matmul {
+                    input: DType::F16,
+                    output,
+                    tile: Tile::Cooperative,
+                    a_along_k: bits & 1 != 0,
+                    b_along_k: bits & 2 != 0,
+                    bias: bits != 0,
+                    activation: None,
+                    pairs: true,
+                    quads: true,
+                };
+                check(key, problem);
+            }
+        }
+    }
+}
