@@ -74,7 +74,7 @@ struct Lower<const std::optional<Tensor>&> {
   }
 };
 
-Tensor raise(AliasSet& aliases, Tensor result) {
+inline Tensor raise(AliasSet& aliases, Tensor result) {
   return aliases.restore(std::move(result));
 }
 

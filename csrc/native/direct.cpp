@@ -176,7 +176,8 @@ void take(torch::Library& aten) {
 // relu has no meta class.
 Tensor relu(const Tensor& self) {
   if (C10_LIKELY(has_kernels() && self.is_mps() && is_plain(self))) {
-    auto iter = at::TensorIterator::unary_op(Tensor(), self);
+    Tensor fresh;
+    auto iter = at::TensorIterator::unary_op(fresh, self);
     if (run<"relu">(iter)) {
       return iter.output();
     }
@@ -242,12 +243,8 @@ Tensor fused_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return linear_product(out, x, weight, bias) ? out : Tensor();
 }
 
-Tensor bias_of(const std::optional<Tensor>& bias) {
-  return bias.has_value() ? *bias : Tensor();
-}
-
-Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  Tensor out = fused_linear(x, weight, bias_of(bias));
+Tensor linear_below_autograd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  Tensor out = fused_linear(x, weight, bias.has_value() ? *bias : Tensor());
   return out.defined() ? out : at::native::linear(x, weight, bias);
 }
 
@@ -258,43 +255,43 @@ Tensor linear_autograd(const Tensor& x, const Tensor& weight, const std::optiona
     return at::native::linear(x, weight, bias);
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return linear(x, weight, bias);
+  return linear_below_autograd(x, weight, bias);
 }
 
 } // namespace
 
 void register_direct(torch::Library& aten, torch::Library& autograd) {
-  using namespace at::_ops;
+  namespace ops = at::_ops;
   namespace meta = at::meta;
-  take<add_Tensor, meta::structured_add_Tensor, Add>(aten);
-  take<sub_Tensor, meta::structured_sub_Tensor, Sub>(aten);
-  take<mul_Tensor, meta::structured_mul_Tensor, Plain<"mul">>(aten);
-  take<div_Tensor, meta::structured_div_Tensor, Plain<"div">>(aten);
-  take<add__Tensor, meta::structured_add_Tensor, Add, true>(aten);
-  take<sub__Tensor, meta::structured_sub_Tensor, Sub, true>(aten);
-  take<mul__Tensor, meta::structured_mul_Tensor, Plain<"mul">, true>(aten);
-  take<eq_Tensor, meta::structured_eq_Tensor, Plain<"eq">>(aten);
-  take<ne_Tensor, meta::structured_ne_Tensor, Plain<"ne">>(aten);
-  take<lt_Tensor, meta::structured_lt_Tensor, Plain<"lt">>(aten);
-  take<le_Tensor, meta::structured_le_Tensor, Plain<"le">>(aten);
-  take<gt_Tensor, meta::structured_gt_Tensor, Plain<"gt">>(aten);
-  take<ge_Tensor, meta::structured_ge_Tensor, Plain<"ge">>(aten);
-  take<neg, meta::structured_neg, Plain<"neg">>(aten);
-  take<exp, meta::structured_exp, Plain<"exp">>(aten);
-  take<sin, meta::structured_sin, Plain<"sin">>(aten);
-  take<cos, meta::structured_cos, Plain<"cos">>(aten);
-  take<sqrt, meta::structured_sqrt, Plain<"sqrt">>(aten);
-  take<rsqrt, meta::structured_rsqrt, Plain<"rsqrt">>(aten);
-  take<tanh, meta::structured_tanh, Plain<"tanh">>(aten);
-  take<sigmoid, meta::structured_sigmoid, Plain<"sigmoid">>(aten);
-  take<silu, meta::structured_silu, Plain<"silu">>(aten);
-  take<gelu, meta::structured_gelu, Gelu>(aten);
+  take<ops::add_Tensor, meta::structured_add_Tensor, Add>(aten);
+  take<ops::sub_Tensor, meta::structured_sub_Tensor, Sub>(aten);
+  take<ops::mul_Tensor, meta::structured_mul_Tensor, Plain<"mul">>(aten);
+  take<ops::div_Tensor, meta::structured_div_Tensor, Plain<"div">>(aten);
+  take<ops::add__Tensor, meta::structured_add_Tensor, Add, true>(aten);
+  take<ops::sub__Tensor, meta::structured_sub_Tensor, Sub, true>(aten);
+  take<ops::mul__Tensor, meta::structured_mul_Tensor, Plain<"mul">, true>(aten);
+  take<ops::eq_Tensor, meta::structured_eq_Tensor, Plain<"eq">>(aten);
+  take<ops::ne_Tensor, meta::structured_ne_Tensor, Plain<"ne">>(aten);
+  take<ops::lt_Tensor, meta::structured_lt_Tensor, Plain<"lt">>(aten);
+  take<ops::le_Tensor, meta::structured_le_Tensor, Plain<"le">>(aten);
+  take<ops::gt_Tensor, meta::structured_gt_Tensor, Plain<"gt">>(aten);
+  take<ops::ge_Tensor, meta::structured_ge_Tensor, Plain<"ge">>(aten);
+  take<ops::neg, meta::structured_neg, Plain<"neg">>(aten);
+  take<ops::exp, meta::structured_exp, Plain<"exp">>(aten);
+  take<ops::sin, meta::structured_sin, Plain<"sin">>(aten);
+  take<ops::cos, meta::structured_cos, Plain<"cos">>(aten);
+  take<ops::sqrt, meta::structured_sqrt, Plain<"sqrt">>(aten);
+  take<ops::rsqrt, meta::structured_rsqrt, Plain<"rsqrt">>(aten);
+  take<ops::tanh, meta::structured_tanh, Plain<"tanh">>(aten);
+  take<ops::sigmoid, meta::structured_sigmoid, Plain<"sigmoid">>(aten);
+  take<ops::silu, meta::structured_silu, Plain<"silu">>(aten);
+  take<ops::gelu, meta::structured_gelu, Gelu>(aten);
   aten.impl("relu", relu);
-  take_product<mm, meta::structured_mm>(aten);
-  take_product<bmm, meta::structured_bmm>(aten);
-  take_product<addmm, meta::structured_addmm>(aten);
-  take_product<baddbmm, meta::structured_baddbmm>(aten);
-  aten.impl("linear", linear);
+  take_product<ops::mm, meta::structured_mm>(aten);
+  take_product<ops::bmm, meta::structured_bmm>(aten);
+  take_product<ops::addmm, meta::structured_addmm>(aten);
+  take_product<ops::baddbmm, meta::structured_baddbmm>(aten);
+  aten.impl("linear", linear_below_autograd);
   autograd.impl("linear", linear_autograd);
 }
 
