@@ -62,7 +62,7 @@ pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
     Attention, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm, Op, Pointwise, Reduce,
-    ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter,
-    ScatterOp, Tile,
+    ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan, ScanOp,
+    Scatter, ScatterOp, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

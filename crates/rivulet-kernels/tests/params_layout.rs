@@ -27,15 +27,14 @@ fn params_lie_in_rust_as_in_wgsl() {
         pairs: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
-    let attention =
-        Attention {
-            dtype: DType::F32,
-            mask: Mask::Bool,
-            causal: true,
-            head: HeadSize::Upto32,
-            pairs: false,
-            logsumexp: true,
-        };
+    let attention = Attention {
+        dtype: DType::F32,
+        mask: Mask::Bool,
+        causal: true,
+        head: HeadSize::Upto32,
+        pairs: false,
+        logsumexp: true,
+    };
     let cases = [
         (pointwise(Layout::Linear), dense),
         (pointwise(Layout::Strided), strided),

@@ -220,7 +220,14 @@ fn attention_translates() {
             for head in HeadSize::ALL {
                 for bits in 0..8 {
                     let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
-                    kernels.push(Kernel::Attention(Attention { dtype, mask, causal, head, pairs, logsumexp }));
+                    kernels.push(Kernel::Attention(Attention {
+                        dtype,
+                        mask,
+                        causal,
+                        head,
+                        pairs,
+                        logsumexp,
+                    }));
                 }
             }
         }

@@ -39,7 +39,8 @@ fn reference(case: &Case<'_>) -> (Vec<f64>, Vec<f64>) {
         };
         let scores: Vec<f64> = (0..keys).map(score).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|s| if top.is_finite() { (s - top).exp() } else { 0.0 }).collect();
+        let weights: Vec<f64> =
+            scores.iter().map(|s| if top.is_finite() { (s - top).exp() } else { 0.0 }).collect();
         let sum: f64 = weights.iter().sum();
         kept.push(if sum > 0.0 { top + sum.ln() } else { f64::NEG_INFINITY });
         out.extend((0..dim).map(|d| {
@@ -55,7 +56,9 @@ fn layouts_groups_masks_and_head_sizes() {
     let device = device_or_skip!();
     let (batch, heads, queries, keys) = (2, 4, 9, 21);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for (kv_heads, dim, layout) in [(4, 16, 0), (2, 33, 1), (1, 64, 2), (4, 80, 3), (2, 160, 4), (4, 1, 2)] {
+        for (kv_heads, dim, layout) in
+            [(4, 16, 0), (2, 33, 1), (1, 64, 2), (4, 80, 3), (2, 160, 4), (4, 1, 2)]
+        {
             let sizes = |heads: usize, rows: usize| [batch as u64, heads as u64, rows as u64, dim as u64];
             let (q, k, v) = (
                 numbers(dtype, batch * heads * queries * dim, 1),
@@ -146,7 +149,8 @@ fn without_keys_nothing_is_seen() {
     let kv = zeros(&device, DType::F32, &dense(&[1, 2, 0, 4]));
     let out = tensor(&device, DType::F32, &dense(&[1, 2, 3, 4]), &[5.0; 24]);
     let kept = zeros(&device, DType::F32, &dense(&[1, 2, 3]));
-    attention(&device, &out.view(), Some(&kept.view()), &q.view(), &kv.view(), &kv.view(), None, false, 1.0).unwrap();
+    attention(&device, &out.view(), Some(&kept.view()), &q.view(), &kv.view(), &kv.view(), None, false, 1.0)
+        .unwrap();
     assert_eq!(out.values(), [0.0; 24]);
     assert_eq!(kept.values(), [f64::NEG_INFINITY; 6]);
     gpu::clean();
@@ -160,7 +164,8 @@ fn more_batches_than_a_dispatch_takes_are_split() {
     let v = tensor(&device, DType::F32, &dense(&[batch, 1, 1, 1]), &values);
     let q = Shape { sizes: vec![batch, 1, 1, 1], strides: vec![0; 4], offset: 0 };
     let out = zeros(&device, DType::F32, &dense(&[batch, 1, 1, 1]));
-    attention(&device, &out.view(), None, &v.as_view(&q), &v.as_view(&q), &v.view(), None, false, 1.0).unwrap();
+    attention(&device, &out.view(), None, &v.as_view(&q), &v.as_view(&q), &v.view(), None, false, 1.0)
+        .unwrap();
     assert!(out.values() == values);
     gpu::clean();
 }

@@ -34,8 +34,11 @@ fn every_type_is_converted_to_every_other() {
         let values = numbers(from, 33, 2);
         for to in DType::ALL {
             // What is below 0 is undefined in PyTorch for the one unsigned type.
-            let values: Vec<f64> =
-                values.iter().map(|x| if to == DType::U8 { x.abs() } else { *x }).map(|x| rounded(from, x)).collect();
+            let values: Vec<f64> = values
+                .iter()
+                .map(|x| if to == DType::U8 { x.abs() } else { *x })
+                .map(|x| rounded(from, x))
+                .collect();
             for shape in &layouts(&sizes)[1..3] {
                 let (input, out) =
                     (tensor(&device, from, &dense(&sizes), &values), zeros(&device, to, shape));
@@ -54,8 +57,12 @@ fn copies_keep_the_bits_of_nan_and_repeat_by_strides_of_0() {
     let bits = f64::from(f32::from_bits(0xffc1_2345));
     let input = tensor(&device, DType::F32, &dense(&[2]), &[bits, 1.0]);
     let out = zeros(&device, DType::F32, &dense(&[3, 2]));
-    copy(&device, &out.view(), &input.as_view(&gpu::Shape { sizes: vec![3, 2], strides: vec![0, 1], offset: 0 }))
-        .unwrap();
+    copy(
+        &device,
+        &out.view(),
+        &input.as_view(&gpu::Shape { sizes: vec![3, 2], strides: vec![0, 1], offset: 0 }),
+    )
+    .unwrap();
     let rows = out.raw();
     for row in rows.chunks(2) {
         assert_eq!(row, [0xffc1_2345_u32.to_le_bytes().to_vec(), 1.0_f32.to_le_bytes().to_vec()]);
@@ -90,8 +97,11 @@ fn fills_take_any_scalar_and_touch_nothing_else() {
         }
     }
     let wide = zeros(&device, DType::I64, &dense(&[2]));
-    fill(&device, &wide.view(), Scalar::I64(i64::MIN + 1)).unwrap();
-    assert_eq!(wide.raw()[1], (i64::MIN + 1).to_le_bytes());
+    // Among them such whose lower word alone would be negative.
+    for value in [i64::MIN + 1, 0xffff_ffff, 1 << 31, -(1 << 31), i64::MAX] {
+        fill(&device, &wide.view(), Scalar::I64(value)).unwrap();
+        assert_eq!(wide.raw()[1], value.to_le_bytes(), "{value}");
+    }
     gpu::clean();
 }
 
@@ -136,15 +146,7 @@ fn ops_that_know_the_place_of_an_element_count_row_major_in_every_layout() {
 fn what_no_kernel_can_do_is_told_apart_from_what_is_wrong() {
     let device = device_or_skip!();
     let x = zeros(&device, DType::F32, &dense(&[4]));
-    let text = gpu::no_kernel(pointwise(
-        &device,
-        Op::Exp,
-        DType::I32,
-        &x.view(),
-        &[x.view()],
-        None,
-        &[],
-    ));
+    let text = gpu::no_kernel(pointwise(&device, Op::Exp, DType::I32, &x.view(), &[x.view()], None, &[]));
     assert!(text.contains("exp") && text.contains("i32"), "{text}");
     let text = gpu::bad_operand(copy(&device, &x.view(), &x.as_view(&dense(&[5]))));
     assert!(text.contains("[5]") && text.contains("[4]"), "{text}");

@@ -29,11 +29,19 @@ fn numbers_have_the_moments_and_the_range_that_were_asked_for() {
         let near = |x: &[f64], mean: f64, deviation: f64, what: &str| {
             let got = moments(x);
             let bound = 5.0 * deviation / (COUNT as f64).sqrt() + 0.003 * deviation;
-            assert!((got.0 - mean).abs() < bound && (got.1 - deviation).abs() < 2.0 * bound, "{what} {dtype:?}: {got:?}");
+            assert!(
+                (got.0 - mean).abs() < bound && (got.1 - deviation).abs() < 2.0 * bound,
+                "{what} {dtype:?}: {got:?}"
+            );
         };
         let x = draw(&device, Op::Uniform, dtype, &[f(0.0), f(1.0)], 1);
         // Halves hold fewer digits below 1: their numbers are cut, not rounded.
-        near(&x, 0.5 - if dtype == DType::BF16 { 1.0 / 512.0 } else { 0.0 }, 1.0 / 12.0_f64.sqrt(), "uniform");
+        near(
+            &x,
+            0.5 - if dtype == DType::BF16 { 1.0 / 512.0 } else { 0.0 },
+            1.0 / 12.0_f64.sqrt(),
+            "uniform",
+        );
         assert!(x.iter().all(|x| (0.0..1.0).contains(x)), "{dtype:?}");
         near(&draw(&device, Op::Normal, dtype, &[f(3.0), f(2.0)], 2), 3.0, 2.0, "normal");
         let x = draw(&device, Op::Exponential, dtype, &[f(4.0)], 3);
@@ -88,7 +96,9 @@ fn ranges_that_are_empty_or_too_wide_are_refused() {
     let device = device_or_skip!();
     let out = zeros(&device, DType::I64, &dense(&[4]));
     let run = |op, values: &[Scalar]| random(&device, op, &out.view(), values, 0);
-    assert!(gpu::bad_operand(run(Op::Randint, &[Scalar::I64(3), Scalar::I64(3)])).contains("from 3 to below 3"));
+    assert!(
+        gpu::bad_operand(run(Op::Randint, &[Scalar::I64(3), Scalar::I64(3)])).contains("from 3 to below 3")
+    );
     assert!(gpu::no_kernel(run(Op::Randint, &[Scalar::I64(0), Scalar::I64(1 << 33)])).contains("8589934592"));
     assert!(gpu::no_kernel(run(Op::Uniform, &[Scalar::F32(0.0), Scalar::F32(1.0)])).contains("i64"));
     assert!(gpu::bad_operand(run(Op::Add, &[])).contains("random"));

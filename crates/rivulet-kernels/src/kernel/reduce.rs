@@ -224,8 +224,8 @@ impl Reduce {
     }
 
     pub(super) fn requires(&self) -> Features {
-        let places = self.stores != ReduceOutput::Values
-            || (self.stage == ReduceStage::Merge && self.op.is_arg());
+        let places =
+            self.stores != ReduceOutput::Values || (self.stage == ReduceStage::Merge && self.op.is_arg());
         let indices = if places { Features::INT64 } else { Features::NONE };
         Features::of(self.input) | Features::of(self.output) | indices
     }
@@ -320,13 +320,20 @@ impl Reduce {
                     ReduceStage::Part => ("1.0", "0.0", MOMENTS.to_owned()),
                     ReduceStage::Merge => {
                         let squares = "load_second(place(base, r))";
-                        ("f32(min(p.chunk, p.offsets.w - r * p.chunk))", squares, VARIANCE.replace("FINISH", &finished))
+                        (
+                            "f32(min(p.chunk, p.offsets.w - r * p.chunk))",
+                            squares,
+                            VARIANCE.replace("FINISH", &finished),
+                        )
                     }
                 };
                 let merge = self.stage == ReduceStage::Merge;
                 let members = if merge { "p.offsets.w" } else { "end - start" };
-                let (start, end) =
-                    if merge { ("0u", "p.count") } else { ("o / p.kept * p.chunk", "min(start + p.chunk, p.count)") };
+                let (start, end) = if merge {
+                    ("0u", "p.count")
+                } else {
+                    ("o / p.kept * p.chunk", "min(start + p.chunk, p.count)")
+                };
                 shader = shader
                     .set("START", start)
                     .set("END", end)

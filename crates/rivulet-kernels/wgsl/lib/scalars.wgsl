@@ -6,5 +6,5 @@ fn scalar_i32(k: u32) -> i32 {
     return bitcast<i32>(p.scalars[k]);
 }
 fn scalar_i64(k: u32) -> i64 {
-    return (i64(p.scalars[2u * k + 1u]) << 32u) | i64(p.scalars[2u * k]);
+    return (unsigned_i64(p.scalars[2u * k + 1u]) << 32u) | unsigned_i64(p.scalars[2u * k]);
 }

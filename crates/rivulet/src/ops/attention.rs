@@ -25,7 +25,10 @@ const OP: &str = "attention";
 /// [`Error::BadOperand`](crate::Error::BadOperand) where shapes do not fit;
 /// [`Error::NoKernel`](crate::Error::NoKernel) for other types, larger heads, and values of another head size than keys;
 /// what [`Device::record`] says.
-#[allow(clippy::too_many_arguments, reason = "the arguments of scaled_dot_product_attention, with its outputs")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the arguments of scaled_dot_product_attention, with its outputs"
+)]
 pub fn attention(
     device: &Device,
     out: &View<'_>,
@@ -134,12 +137,20 @@ fn check(
         }
         if view.dtype != q.dtype || !view.dtype.is_float() {
             let (given, all) = (view.dtype.name(), q.dtype.name());
-            return no_kernel(OP, format!("{name} of type {given} beside q of {all}; one floating-point type is allowed"));
+            return no_kernel(
+                OP,
+                format!("{name} of type {given} beside q of {all}; one floating-point type is allowed"),
+            );
         }
     }
     let ([batch, heads, queries, dim], [_, kv_heads, keys, _]) =
         ([q.shape[0], q.shape[1], q.shape[2], q.shape[3]], [k.shape[0], k.shape[1], k.shape[2], k.shape[3]]);
-    if k.shape[..3] != v.shape[..3] || k.shape[0] != batch || k.shape[3] != dim || out.shape[..3] != q.shape[..3] || out.shape[3] != v.shape[3] {
+    if k.shape[..3] != v.shape[..3]
+        || k.shape[0] != batch
+        || k.shape[3] != dim
+        || out.shape[..3] != q.shape[..3]
+        || out.shape[3] != v.shape[3]
+    {
         let (q, k, v, out) = (&q.shape, &k.shape, &v.shape, &out.shape);
         return refuse(OP, format!("q {q:?}, k {k:?} and v {v:?} do not give {out:?}"));
     }
@@ -151,7 +162,10 @@ fn check(
     }
     let most = u64::from(MAX_GROUPS);
     if heads > most || queries.div_ceil(8) > most {
-        return no_kernel(OP, format!("{queries} queries of {heads} heads; {} and {most} are allowed", 8 * most));
+        return no_kernel(
+            OP,
+            format!("{queries} queries of {heads} heads; {} and {most} are allowed", 8 * most),
+        );
     }
     if let Some(kept) = logsumexp {
         kept.check(OP, "logsumexp")?;
@@ -166,7 +180,10 @@ fn check(
     if let Some(mask) = mask {
         mask.check(OP, "the mask")?;
         if mask.dtype != DType::Bool && !mask.dtype.is_float() {
-            return no_kernel(OP, format!("a mask of type {}; bools and floats are allowed", mask.dtype.name()));
+            return no_kernel(
+                OP,
+                format!("a mask of type {}; bools and floats are allowed", mask.dtype.name()),
+            );
         }
         broadcast(mask, [batch, heads, queries, keys])?;
     }

@@ -2,7 +2,7 @@
 
 use super::launch::launch;
 use super::pointwise::{Call, cast_scalar, each_place, run};
-use super::temporary::Temporary;
+use super::temporary::{Input, Temporary};
 use super::view::View;
 use super::walk::{Walk, describe};
 use super::{DType, Op, Scalar, ScatterOp, no_kernel, refuse};
@@ -182,9 +182,8 @@ pub fn scatter(
     check_index(OP, index)?;
     check_dimension(OP, &[(index, "the index"), (out, "the output")], dim)?;
     out.check(OP, "the output")?;
-    let inside = |view: &View<'_>, but: usize| {
-        (0..index.rank()).all(|k| k == but || index.shape[k] <= view.shape[k])
-    };
+    let inside =
+        |view: &View<'_>, but: usize| (0..index.rank()).all(|k| k == but || index.shape[k] <= view.shape[k]);
     if let ScatterSource::View(view) = source {
         check_dimension(OP, &[(index, "the index"), (view, "the source")], dim)?;
         view.check(OP, "the source")?;
@@ -327,12 +326,18 @@ fn check_indices(
     }
     for view in indices.iter().chain([moved]) {
         if view.shape != dense.shape {
-            return refuse(op, format!("shapes {:?} and {:?}; equal ones are allowed", view.shape, dense.shape));
+            return refuse(
+                op,
+                format!("shapes {:?} and {:?}; equal ones are allowed", view.shape, dense.shape),
+            );
         }
     }
     indices.iter().try_for_each(|index| check_index(op, index))?;
     if strides.len() > 1 && strides.iter().any(|&stride| stride < 0) {
-        return no_kernel(op, format!("strides {strides:?} of indexed dimensions; those of several may not be negative"));
+        return no_kernel(
+            op,
+            format!("strides {strides:?} of indexed dimensions; those of several may not be negative"),
+        );
     }
     // Everything that indices inside their dimensions reach.
     let shape: super::view::Shape = moved.shape.iter().chain(sizes).copied().collect();
@@ -365,6 +370,9 @@ fn with_joined(
     let joined = Temporary::new(device, dtype, indices[0].count())?;
     let place = joined.view(dtype, shape);
     for (k, index) in indices.iter().enumerate() {
+        // Of one type before they are joined: llvmpipe (Mesa 22.3) compares widened int32 wrongly there.
+        let index = Input::new(device, index, dtype, true)?;
+        let index = &*index.view();
         let extra = [sizes[k] as u32, strides[k] as u32];
         let scalar = (k == 0).then_some(0);
         let call = Call { extra, scalar, ..Call::new(Op::JoinIndex, dtype) };

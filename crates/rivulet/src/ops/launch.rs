@@ -1,7 +1,7 @@
 //! The way from a kernel's key and its operands to the calling thread's stream.
 
-use super::view::View;
 use super::no_kernel;
+use super::view::View;
 use crate::error::Result;
 use crate::ids::Access;
 use crate::memory::Block;

@@ -51,7 +51,10 @@ pub fn matmul(
     check(out, a, b, bias)?;
     if !a.dtype.is_float() || a.dtype != b.dtype || !out.dtype.is_float() {
         let (a, b, out) = (a.dtype.name(), b.dtype.name(), out.dtype.name());
-        return no_kernel(OP, format!("{a} times {b} into {out}; factors of one floating-point type are allowed"));
+        return no_kernel(
+            OP,
+            format!("{a} times {b} into {out}; factors of one floating-point type are allowed"),
+        );
     }
     if let Some(op) = activation.filter(|op| op.arity() != 1 || op.is_indexed() || !op.computes(DType::F32)) {
         return no_kernel(OP, format!("{} is not a unary float op", op.label()));
@@ -77,7 +80,13 @@ pub fn matmul(
         if !along_rows || (along_columns && n <= 16 && m > n) {
             let [out, a, b] = [&written, a, b].map(|view| transposed(view));
             let bias = product.bias.map(transposed);
-            dispatch(device, &Product { out: &out, a: &b, b: &a, bias: bias.as_ref() }, alpha, beta, activation)?;
+            dispatch(
+                device,
+                &Product { out: &out, a: &b, b: &a, bias: bias.as_ref() },
+                alpha,
+                beta,
+                activation,
+            )?;
         } else {
             dispatch(device, &product, alpha, beta, activation)?;
         }
@@ -90,7 +99,12 @@ fn check(out: &View<'_>, a: &View<'_>, b: &View<'_>, bias: Option<&View<'_>>) ->
         view.check(OP, name)?;
         if view.rank() < 2 || view.rank() != out.rank() {
             let (rank, all) = (view.rank(), out.rank());
-            return refuse(OP, format!("{name} has {rank} dimensions and the output {all}; both must have the same, at least 2"));
+            return refuse(
+                OP,
+                format!(
+                    "{name} has {rank} dimensions and the output {all}; both must have the same, at least 2"
+                ),
+            );
         }
     }
     let batch = out.rank() - 2;
@@ -139,9 +153,8 @@ fn dispatch(
     let (a, b) = if k == 0 { (&a.with_block_of(out), &b.with_block_of(out)) } else { (a, b) };
     let mut views: SmallVec<[&View<'_>; 4]> = SmallVec::from_slice(&[out, a, b]);
     views.extend(bias);
-    let walk = Walk::of(&out.shape[..batch], |operand, dim| {
-        views.get(operand).map_or(0, |view| view.strides[dim])
-    });
+    let walk =
+        Walk::of(&out.shape[..batch], |operand, dim| views.get(operand).map_or(0, |view| view.strides[dim]));
     let (outer, inner) = walk.split(2);
     let stride = |operand: usize, dim: usize| views.get(operand).map_or(0, |view| view.strides[batch + dim]);
     let zero = ([0; 4], 1_u64);
@@ -210,7 +223,8 @@ fn in_parts(
     let (m, n, inner) = (params.m, params.n, params.batch);
     let [columns, rows, _] = key.groups(m, n, 1);
     // Rows and columns of a group that has 65535 x 65535 of them.
-    let most = |size: u32, groups: u32| if groups <= MAX_GROUPS { size } else { size.div_ceil(groups) * MAX_GROUPS };
+    let most =
+        |size: u32, groups: u32| if groups <= MAX_GROUPS { size } else { size.div_ceil(groups) * MAX_GROUPS };
     let (row_step, column_step) = (most(m, rows), most(n, columns));
     let inner_step = inner.min(MAX_GROUPS);
     let outer_step = if inner_step < inner { 1 } else { (MAX_GROUPS / inner).max(1).min(outer) };

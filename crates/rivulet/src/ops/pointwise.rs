@@ -112,7 +112,9 @@ pub(super) fn scalar_words(op: Op, common: DType, values: &[Scalar]) -> [u32; 4]
 /// The scalar in the type that a kernel computes in.
 pub(super) fn cast_scalar(value: Scalar, to: Native) -> Scalar {
     match (value, to) {
-        (Scalar::F32(_), Native::F32) | (Scalar::I32(_), Native::I32) | (Scalar::I64(_), Native::I64) => value,
+        (Scalar::F32(_), Native::F32) | (Scalar::I32(_), Native::I32) | (Scalar::I64(_), Native::I64) => {
+            value
+        }
         (Scalar::I32(x), Native::F32) => Scalar::F32(x as f32),
         (Scalar::I64(x), Native::F32) => Scalar::F32(x as f32),
         (Scalar::F32(x), Native::I32) => Scalar::I32(x as i64 as i32),
@@ -176,7 +178,8 @@ pub(super) fn run(device: &Device, call: &Call, out: &View<'_>, inputs: &[&View<
     launch(device, label, &Kernel::Pointwise(key), &operands, |dispatcher| {
         let bytes = |params: &StridedParams| {
             if key.layout.is_strided() {
-                dispatcher.run(bytemuck::bytes_of(params), key.groups(params.dense.offsets[0], params.dense.count))
+                dispatcher
+                    .run(bytemuck::bytes_of(params), key.groups(params.dense.offsets[0], params.dense.count))
             } else {
                 let dense: &PointwiseParams = &params.dense;
                 dispatcher.run(bytemuck::bytes_of(dense), key.groups(dense.offsets[0], dense.count))

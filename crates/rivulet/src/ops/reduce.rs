@@ -73,7 +73,10 @@ pub fn reduce(
     }
     let count: u64 = gone.iter().map(|&dim| x.shape[dim]).product();
     if results.max(count) > i32::MAX as u64 {
-        return no_kernel(OP, format!("{results} results of {count} elements; kernels count to {}", i32::MAX));
+        return no_kernel(
+            OP,
+            format!("{results} results of {count} elements; kernels count to {}", i32::MAX),
+        );
     }
     let fits = |dims: &[usize]| joined(x, dims).len() <= MAX_RANK;
     let order: SmallVec<[usize; 8]> = kept.iter().chain(&gone).copied().collect();
@@ -248,7 +251,8 @@ impl Job<'_, '_, '_> {
                 let means = Temporary::new(self.device, DType::F32, parts)?;
                 let squares = Temporary::new(self.device, DType::F32, parts)?;
                 let (means, squares) = (means.view(DType::F32, &[parts]), squares.view(DType::F32, &[parts]));
-                let part = Step { stage: ReduceStage::Part, values: Some(&means), second: Some(&squares), ..split };
+                let part =
+                    Step { stage: ReduceStage::Part, values: Some(&means), second: Some(&squares), ..split };
                 self.step(&part, threads)?;
                 let stage = ReduceStage::Merge;
                 self.step(&Step { stage, x: &means, second: Some(&squares), chunk, ..last }, last_threads)

@@ -53,12 +53,7 @@ fn around(shape: &[u64], dim: usize) -> [u64; 3] {
     [shape[..dim].iter().product(), shape[dim], shape[dim + 1..].iter().product()]
 }
 
-fn check_rows(
-    name: &'static str,
-    out: &View<'_>,
-    inputs: &[&View<'_>],
-    dim: usize,
-) -> Result<()> {
+fn check_rows(name: &'static str, out: &View<'_>, inputs: &[&View<'_>], dim: usize) -> Result<()> {
     out.check(name, "the output")?;
     for (index, input) in inputs.iter().enumerate() {
         input.check(name, "an input")?;

@@ -101,9 +101,7 @@ impl<'d, 'v, 'b> Output<'d, 'v, 'b> {
     pub(super) fn finish(self) -> Result<()> {
         match &self.made {
             None => Ok(()),
-            Some((made, dtype)) => {
-                copy(made.device, self.given, &made.view(*dtype, &self.given.shape))
-            }
+            Some((made, dtype)) => copy(made.device, self.given, &made.view(*dtype, &self.given.shape)),
         }
     }
 }

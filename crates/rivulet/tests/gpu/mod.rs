@@ -74,7 +74,11 @@ pub fn layouts(sizes: &[u64]) -> Vec<Shape> {
     let inside = Shape { offset: 3, ..plain.clone() };
     let reversed: Vec<u64> = sizes.iter().rev().copied().collect();
     let columns = Shape { strides: dense(&reversed).strides.into_iter().rev().collect(), ..plain.clone() };
-    let gaps = Shape { strides: plain.strides.iter().map(|stride| stride * 3).collect(), offset: 5, ..plain.clone() };
+    let gaps = Shape {
+        strides: plain.strides.iter().map(|stride| stride * 3).collect(),
+        offset: 5,
+        ..plain.clone()
+    };
     let mut round = plain.clone();
     if let (Some(stride), Some(&size)) = (round.strides.first_mut(), sizes.first()) {
         round.offset = size.saturating_sub(1) * *stride as u64;
@@ -261,7 +265,10 @@ pub fn assert_close(got: &[f64], want: &[f64], tolerance: f64, scale: f64, what:
     assert_eq!(got.len(), want.len(), "{what}");
     for (index, (got, want)) in got.iter().zip(want).enumerate() {
         let near = (got - want).abs() <= tolerance * want.abs().max(scale);
-        assert!(near || got == want || (got.is_nan() && want.is_nan()), "{what}, element {index}: {got} for {want}");
+        assert!(
+            near || got == want || (got.is_nan() && want.is_nan()),
+            "{what}, element {index}: {got} for {want}"
+        );
     }
 }
 
