@@ -78,7 +78,6 @@ void hook_activations() {
   hook(mse_stub, Pointwise<"mse">{});
   hook(smooth_l1_stub, Pointwise<"smooth_l1">{});
   hook(huber_stub, Pointwise<"huber">{});
-  hook(glu_stub, Pointwise<"glu">{});
 }
 
 } // namespace rivulet

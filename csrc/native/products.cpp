@@ -12,23 +12,54 @@
 
 #include "native/call.h"
 #include "native/nested.h"
+#include "native/products.h"
 #include "native/scope.h"
 
 namespace rivulet {
-
-namespace {
 
 using at::IntArrayRef;
 using at::Scalar;
 using at::Tensor;
 
+bool product(
+    const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias, const Scalar& beta, const Scalar& alpha,
+    uint32_t activation) {
+  if (out.numel() == 0) {
+    return true;
+  }
+  if (!c10::isFloatingType(out.scalar_type())) {
+    return false;
+  }
+  double factor = beta.isComplex() ? 0.0 : beta.toDouble();
+  Tensor addend = bias && factor != 0.0 ? bias->expand(out.sizes()) : Tensor();
+  Views views;
+  return views.output(out) && views.input(a) && views.input(b) && views.input_if(addend) &&
+      views.recorded(rivulet_matmul(
+          views.at(0), views.at(1), views.at(2), views.optional(3), alpha.toDouble(), factor, activation));
+}
+
+bool linear_product(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  Views views;
+  bool taken = views.rows(out) && views.rows(x) && views.transposed(weight);
+  if (taken && bias.defined()) {
+    taken = views.repeated_row(bias, views.at(0)->sizes[0]);
+  } else if (taken) {
+    taken = views.input_if(bias);
+  }
+  return taken && c10::isFloatingType(out.scalar_type()) &&
+      views.recorded(rivulet_matmul(
+          views.at(0), views.at(1), views.at(2), views.optional(3), 1.0, 1.0, RIVULET_NO_OP));
+}
+
+namespace {
+
 // PyTorch's checks and its result: a fresh tensor, or the one given.
 template <typename Meta>
-struct Result final : Meta {
+struct HostResult final : Meta {
   Tensor out;
 
-  Result() = default;
-  explicit Result(Tensor given) : out(std::move(given)) {}
+  HostResult() = default;
+  explicit HostResult(Tensor given) : out(std::move(given)) {}
 
   void set_output_raw_strided(
       int64_t, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options, at::DimnameList) override {
@@ -51,24 +82,6 @@ struct Result final : Meta {
   }
 };
 
-// out = alpha a b + beta bias. The bias is left alone where beta is 0, as PyTorch does, so that its NaNs do not matter.
-bool product(
-    const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias = nullptr, const Scalar& beta = 1,
-    const Scalar& alpha = 1, uint32_t activation = RIVULET_NO_OP) {
-  if (out.numel() == 0) {
-    return true;
-  }
-  if (!c10::isFloatingType(out.scalar_type())) {
-    return false;
-  }
-  double factor = beta.isComplex() ? 0.0 : beta.toDouble();
-  Tensor addend = bias && factor != 0.0 ? bias->expand(out.sizes()) : Tensor();
-  Views views;
-  return views.output(out) && views.input(a) && views.input(b) && views.input_if(addend) &&
-      views.recorded(rivulet_matmul(
-          views.at(0), views.at(1), views.at(2), views.optional(3), alpha.toDouble(), factor, activation));
-}
-
 // The CPU's kernel for the products that there is no kernel for: integers, float64, complex numbers.
 template <typename Op, typename... Args>
 auto on_the_host(const Args&... args) {
@@ -88,31 +101,31 @@ Tensor& on_the_host_into(Tensor& out, const Args&... args) {
 }
 
 Tensor mm(const Tensor& a, const Tensor& b) {
-  Result<at::meta::structured_mm> result;
+  HostResult<at::meta::structured_mm> result;
   result.meta(a, b);
   return product(result.out, a, b) ? result.out : on_the_host<at::_ops::mm>(a, b);
 }
 
 Tensor& mm_out(const Tensor& a, const Tensor& b, Tensor& out) {
-  Result<at::meta::structured_mm> result(out);
+  HostResult<at::meta::structured_mm> result(out);
   result.meta(a, b);
   return product(out, a, b) ? out : on_the_host_into<at::_ops::mm_out>(out, a, b);
 }
 
 Tensor bmm(const Tensor& a, const Tensor& b) {
-  Result<at::meta::structured_bmm> result;
+  HostResult<at::meta::structured_bmm> result;
   result.meta(a, b);
   return product(result.out, a, b) ? result.out : on_the_host<at::_ops::bmm>(a, b);
 }
 
 Tensor& bmm_out(const Tensor& a, const Tensor& b, Tensor& out) {
-  Result<at::meta::structured_bmm> result(out);
+  HostResult<at::meta::structured_bmm> result(out);
   result.meta(a, b);
   return product(out, a, b) ? out : on_the_host_into<at::_ops::bmm_out>(out, a, b);
 }
 
 Tensor addmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
-  Result<at::meta::structured_addmm> result;
+  HostResult<at::meta::structured_addmm> result;
   result.meta(self, a, b, beta, alpha);
   return product(result.out, a, b, &self, beta, alpha) ? result.out
                                                        : on_the_host<at::_ops::addmm>(self, a, b, beta, alpha);
@@ -120,7 +133,7 @@ Tensor addmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar&
 
 Tensor& addmm_out(
     const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha, Tensor& out) {
-  Result<at::meta::structured_addmm> result(out);
+  HostResult<at::meta::structured_addmm> result(out);
   result.meta(self, a, b, beta, alpha);
   return product(out, a, b, &self, beta, alpha)
       ? out
@@ -133,7 +146,7 @@ Tensor& addmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& bet
 
 Tensor addmm_activation(
     const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha, bool gelu) {
-  Result<at::meta::structured__addmm_activation> result;
+  HostResult<at::meta::structured__addmm_activation> result;
   result.meta(self, a, b, beta, alpha, gelu);
   uint32_t activation = gelu ? pointwise_op<"gelu">() : pointwise_op<"relu">();
   return product(result.out, a, b, &self, beta, alpha, activation)
@@ -142,7 +155,7 @@ Tensor addmm_activation(
 }
 
 Tensor baddbmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
-  Result<at::meta::structured_baddbmm> result;
+  HostResult<at::meta::structured_baddbmm> result;
   result.meta(self, a, b, beta, alpha);
   return product(result.out, a, b, &self, beta, alpha) ? result.out
                                                        : on_the_host<at::_ops::baddbmm>(self, a, b, beta, alpha);
@@ -150,7 +163,7 @@ Tensor baddbmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scala
 
 Tensor& baddbmm_out(
     const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha, Tensor& out) {
-  Result<at::meta::structured_baddbmm> result(out);
+  HostResult<at::meta::structured_baddbmm> result(out);
   result.meta(self, a, b, beta, alpha);
   return product(out, a, b, &self, beta, alpha)
       ? out
@@ -168,7 +181,7 @@ bool product_with_vector(
 }
 
 Tensor addmv(const Tensor& self, const Tensor& a, const Tensor& x, const Scalar& beta, const Scalar& alpha) {
-  Result<at::meta::structured_addmv> result;
+  HostResult<at::meta::structured_addmv> result;
   result.meta(self, a, x, beta, alpha);
   return product_with_vector(result.out, self, a, x, beta, alpha)
       ? result.out
@@ -177,7 +190,7 @@ Tensor addmv(const Tensor& self, const Tensor& a, const Tensor& x, const Scalar&
 
 Tensor& addmv_out(
     const Tensor& self, const Tensor& a, const Tensor& x, const Scalar& beta, const Scalar& alpha, Tensor& out) {
-  Result<at::meta::structured_addmv> result(out);
+  HostResult<at::meta::structured_addmv> result(out);
   result.meta(self, a, x, beta, alpha);
   return product_with_vector(out, self, a, x, beta, alpha)
       ? out

@@ -27,7 +27,7 @@ const std::unordered_set<std::string>& names() {
       // ternary
       "addcdiv", "addcmul", "clamp", "clamp_max", "clamp_min", "lerp", "masked_fill", "where",
       // activations, losses, gradients
-      "elu", "gelu", "gelu_backward", "glu", "hardshrink", "hardshrink_backward", "hardsigmoid",
+      "elu", "gelu", "gelu_backward", "hardshrink", "hardshrink_backward", "hardsigmoid",
       "hardsigmoid_backward", "hardswish", "hardswish_backward", "hardtanh", "hardtanh_backward", "leaky_relu",
       "leaky_relu_backward", "mish", "mish_backward", "_prelu_kernel", "relu", "sigmoid_backward", "silu",
       "silu_backward", "softplus", "softplus_backward", "softshrink", "softshrink_backward", "tanh_backward",

@@ -176,6 +176,35 @@ bool Views::input(const at::TensorBase& tensor) {
   return place(tensor, false, const_cast<void*>(tensor.const_data_ptr())) && own_shape(tensor);
 }
 
+bool Views::matrix(
+    const at::TensorBase& tensor, std::array<int64_t, 2> sizes, std::array<int64_t, 2> strides) {
+  // An output here is memory of the device already.
+  if (!place(tensor, false, const_cast<void*>(tensor.const_data_ptr()))) {
+    return false;
+  }
+  Shape& shape = shapes_[count_];
+  std::copy_n(sizes.data(), 2, shape.sizes.data());
+  std::copy_n(strides.data(), 2, shape.strides.data());
+  rivulet_view& view = views_[count_++];
+  view.sizes = shape.sizes.data();
+  view.strides = shape.strides.data();
+  view.rank = 2;
+  return true;
+}
+
+bool Views::rows(const at::TensorBase& tensor) {
+  int64_t size = tensor.size(-1);
+  return matrix(tensor, {tensor.numel() / std::max<int64_t>(size, 1), size}, {size, 1});
+}
+
+bool Views::transposed(const at::TensorBase& tensor) {
+  return matrix(tensor, {tensor.size(1), tensor.size(0)}, {tensor.stride(1), tensor.stride(0)});
+}
+
+bool Views::repeated_row(const at::TensorBase& tensor, int64_t count) {
+  return matrix(tensor, {count, tensor.size(0)}, {0, tensor.stride(0)});
+}
+
 bool Views::iterator(const at::TensorIteratorBase& iter) {
   size_t rank = iter.ndim();
   size_t operands = iter.ntensors();

@@ -43,6 +43,12 @@ class Views {
   // All operands of an iterator, outputs first, with the iterator's common sizes.
   bool iterator(const at::TensorIteratorBase& iter);
 
+  // A contiguous tensor as the rows of its last dimension.
+  bool rows(const at::TensorBase& tensor);
+  // A matrix with its dimensions exchanged.
+  bool transposed(const at::TensorBase& tensor);
+  // A vector as `count` equal rows.
+  bool repeated_row(const at::TensorBase& tensor, int64_t count);
   // Exchanges two operands.
   void swap(size_t a, size_t b) {
     std::swap(views_[a], views_[b]);
@@ -91,6 +97,7 @@ class Views {
   bool skip();
   bool place(const at::TensorBase& tensor, bool write, void* data);
   bool own_shape(const at::TensorBase& tensor);
+  bool matrix(const at::TensorBase& tensor, std::array<int64_t, 2> sizes, std::array<int64_t, 2> strides);
 
   std::array<rivulet_view, kMax> views_;
   std::array<bool, kMax> present_{};

@@ -8,6 +8,7 @@
 #include "aten/kernel_memory.h"
 #include "aten/kernel_threads.h"
 #include "aten/kernels.h"
+#include "native/direct.h"
 #include "native/nested.h"
 #include "native/table.h"
 #include "runtime/accelerator.h"
@@ -67,6 +68,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::register_copies(aten);
   rivulet::register_attention(aten, autograd);
   rivulet::register_random(aten);
+  rivulet::register_direct(aten, autograd);
   rivulet::register_hot_ops(aten);
   rivulet::register_cpu_path(aten, library("_", DispatchKey::MPS));
   auto& sparse = library("aten", DispatchKey::SparseMPS);

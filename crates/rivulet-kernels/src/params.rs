@@ -194,8 +194,10 @@ pub struct AttentionParams {
     pub diagonal: i32,
     /// Factor of the scores.
     pub scale: f32,
-    /// Fills the struct to a multiple of 16 bytes.
-    pub unused: u32,
+    /// First element of the logarithms of sums.
+    pub logsumexp_offset: u32,
+    /// Their strides along batch, head, query; the last is unused.
+    pub logsumexp_strides: [u32; 4],
 }
 
 /// Parameters of the sums over rows that are a normalisation's gradients of weight and bias.

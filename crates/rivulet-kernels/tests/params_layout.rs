@@ -28,8 +28,14 @@ fn params_lie_in_rust_as_in_wgsl() {
         quads: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
-    let attention =
-        Attention { dtype: DType::F32, mask: Mask::Bool, causal: true, head: HeadSize::Upto32, pairs: false };
+    let attention = Attention {
+        dtype: DType::F32,
+        mask: Mask::Bool,
+        causal: true,
+        head: HeadSize::Upto32,
+        pairs: false,
+        logsumexp: true,
+    };
     let cases = [
         (pointwise(Layout::Linear), dense),
         (pointwise(Layout::Strided), strided),
@@ -103,7 +109,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         (
             Kernel::Attention(attention),
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
-                queries keys dim group diagonal scale),
+                queries keys dim group diagonal scale logsumexp_offset logsumexp_strides),
         ),
     ];
     for (kernel, (size, mut fields)) in cases {

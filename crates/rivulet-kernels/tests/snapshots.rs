@@ -37,6 +37,7 @@ fn kernels() -> Vec<Kernel> {
             causal: true,
             head: HeadSize::Upto64,
             pairs: true,
+            logsumexp: false,
         }),
     ]
 }

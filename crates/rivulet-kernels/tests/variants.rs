@@ -363,9 +363,16 @@ fn attention_translates() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for mask in [Mask::None, Mask::Bool, Mask::Additive(DType::F32), Mask::Additive(DType::F16)] {
             for head in HeadSize::ALL {
-                for bits in 0..4 {
-                    let (causal, pairs) = (bits & 1 != 0, bits & 2 != 0);
-                    kernels.push(Kernel::Attention(Attention { dtype, mask, causal, head, pairs }));
+                for bits in 0..8 {
+                    let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                    kernels.push(Kernel::Attention(Attention {
+                        dtype,
+                        mask,
+                        causal,
+                        head,
+                        pairs,
+                        logsumexp,
+                    }));
                 }
             }
         }

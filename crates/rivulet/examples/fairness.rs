@@ -10,7 +10,7 @@
 
 use rivulet::memory::Block;
 use rivulet::{Access, Device, DeviceOp, DeviceOptions, Result, Stream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use rivulet_hal::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Work that the busy stream keeps queued.

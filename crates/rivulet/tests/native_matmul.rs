@@ -63,7 +63,8 @@ fn batches_of_many_dimensions_and_strides_are_walked() {
     for (out, lead) in [(0, &[4][..]), (1, &[2, 3]), (2, &[2, 3, 2]), (3, &[2, 1, 3, 2])] {
         let sizes = |rows: u64, columns: u64| [lead, &[rows, columns]].concat();
         for layout in 0..5 {
-            let (a, b) = (layouts(&sizes(6, 5))[layout].clone(), layouts(&sizes(5, 4))[(layout + out) % 5].clone());
+            let (a, b) =
+                (layouts(&sizes(6, 5))[layout].clone(), layouts(&sizes(5, 4))[(layout + out) % 5].clone());
             check(&device, DType::F32, [&a, &b, &layouts(&sizes(6, 4))[out]], "batches");
         }
     }
@@ -140,11 +141,14 @@ fn bias_scales_and_activation_follow_the_sum() {
             let out = zeros(&device, dtype, &layouts(&[m, n])[out_layout]);
             let run = |beta, activation| {
                 let bias = bias.as_view(&along);
-                matmul(&device, &out.view(), &a.view(), &b.view(), Some(&bias), 0.5, beta, activation).unwrap();
+                matmul(&device, &out.view(), &a.view(), &b.view(), Some(&bias), 0.5, beta, activation)
+                    .unwrap();
                 out.values()
             };
             let terms = product(&a_values, &b_values, 7, 12, 10);
-            for (beta, activation) in [(2.0_f32, None), (2.0, Some(Op::Relu)), (0.0, None), (-1.0, Some(Op::Tanh))] {
+            for (beta, activation) in
+                [(2.0_f32, None), (2.0, Some(Op::Relu)), (0.0, None), (-1.0, Some(Op::Tanh))]
+            {
                 let want: Vec<f64> = terms
                     .iter()
                     .enumerate()
@@ -181,7 +185,8 @@ fn a_sum_of_no_terms_is_the_bias_and_no_result_is_nothing() {
     let bias = tensor(&device, DType::F32, &dense(&[3, 2]), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     for shape in &layouts(&[3, 2]) {
         let out = tensor(&device, DType::F32, shape, &[9.0; 6]);
-        matmul(&device, &out.view(), &empty.view(), &other.view(), Some(&bias.view()), 1.0, 2.0, None).unwrap();
+        matmul(&device, &out.view(), &empty.view(), &other.view(), Some(&bias.view()), 1.0, 2.0, None)
+            .unwrap();
         assert_eq!(out.values(), [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
         matmul(&device, &out.view(), &empty.view(), &other.view(), None, 1.0, 0.0, None).unwrap();
         assert_eq!(out.values(), [0.0; 6]);
@@ -206,7 +211,10 @@ fn factors_of_other_types_and_shapes_that_do_not_fit_are_refused() {
     assert!(gpu::no_kernel(run(&floats, &floats, &floats, Some(Op::Add))).contains("add"));
     let long = zeros(&device, DType::F32, &dense(&[3, 2]));
     assert!(gpu::bad_operand(run(&floats, &long, &floats, None)).contains("[3, 2]"));
-    assert!(gpu::bad_operand(run(&floats, &zeros(&device, DType::F32, &dense(&[4])), &floats, None)).contains("right"));
+    assert!(
+        gpu::bad_operand(run(&floats, &zeros(&device, DType::F32, &dense(&[4])), &floats, None))
+            .contains("right")
+    );
     // Halves are summed in float32 and stored as either.
     let a = tensor(&device, DType::F16, &dense(&[1, 2]), &[2048.0, 1.0]);
     let b = tensor(&device, DType::F16, &dense(&[2, 1]), &[1.0, 1.0]);
@@ -230,7 +238,8 @@ fn eight_threads_multiply_by_shared_weights() {
                 for _ in 0..5 {
                     let input = tensor(&device, DType::F32, &layouts(&[32, 64])[2], &x);
                     let out = zeros(&device, DType::F32, &layouts(&[32, 48])[3]);
-                    matmul(&device, &out.view(), &input.view(), &weight.view(), None, 1.0, 0.0, None).unwrap();
+                    matmul(&device, &out.view(), &input.view(), &weight.view(), None, 1.0, 0.0, None)
+                        .unwrap();
                     assert_close(&out.values(), &want, 1e-5, 1.0, "a thread's product");
                 }
             });

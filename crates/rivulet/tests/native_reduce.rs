@@ -4,7 +4,9 @@
 
 mod gpu;
 
-use gpu::{Shape, Tensor, assert_close, dense, device_or_skip, layouts, numbers, rounded, tensor, unit, zeros};
+use gpu::{
+    Shape, Tensor, assert_close, dense, device_or_skip, layouts, numbers, rounded, tensor, unit, zeros,
+};
 use rivulet::Device;
 use rivulet::ops::{DType, ReduceOp, View, reduce};
 
@@ -96,8 +98,22 @@ fn suited(op: ReduceOp, dtype: DType, count: usize) -> Vec<f64> {
         .iter()
         .enumerate()
         .map(|(k, x)| match op {
-            ReduceOp::Prod if dtype.is_float() => if k % 3 == 0 { 2.0 } else if k % 3 == 1 { 0.5 } else { -1.0 },
-            ReduceOp::Prod => if k % 7 == 3 && k < 150 { 2.0 } else { 1.0 },
+            ReduceOp::Prod if dtype.is_float() => {
+                if k % 3 == 0 {
+                    2.0
+                } else if k % 3 == 1 {
+                    0.5
+                } else {
+                    -1.0
+                }
+            }
+            ReduceOp::Prod => {
+                if k % 7 == 3 && k < 150 {
+                    2.0
+                } else {
+                    1.0
+                }
+            }
             ReduceOp::RootSum => x.abs(),
             _ => *x,
         })
@@ -125,7 +141,8 @@ fn check(device: &Device, op: ReduceOp, dtype: DType, shape: &Shape, reduced: u6
     let (places, places_shape) = results(device, DType::I64, layout, &shape.sizes, reduced);
     let values_view = values.as_view(&values_shape);
     let places_view = op.is_arg().then(|| places.as_view(&places_shape));
-    reduce(device, op, Some(&values_view), places_view.as_ref(), &input.view(), reduced, factor as f32).unwrap();
+    reduce(device, op, Some(&values_view), places_view.as_ref(), &input.view(), reduced, factor as f32)
+        .unwrap();
     let want: Vec<_> = sets.iter().map(|set| reference(op, set, factor)).collect();
     let what = format!("{op:?} {dtype:?} {shape:?} over {reduced:b} into {layout}");
     let wanted: Vec<f64> = want.iter().map(|want| want.0).collect();
@@ -186,7 +203,8 @@ fn the_first_of_equals_is_found_and_a_nan_before_all_also_in_chunks() {
         let places = zeros(&device, DType::I64, &dense(&[]));
         let best = zeros(&device, DType::F32, &dense(&[]));
         let over = Shape { sizes: vec![count], strides: vec![0], offset: 0 };
-        reduce(&device, op, Some(&best.as_view(&over)), Some(&places.as_view(&over)), &x.view(), 1, 0.0).unwrap();
+        reduce(&device, op, Some(&best.as_view(&over)), Some(&places.as_view(&over)), &x.view(), 1, 0.0)
+            .unwrap();
         (best.values()[0], places.values()[0])
     };
     let mut values: Vec<f64> = (0..count).map(|k| (k % 7) as f64).collect();
@@ -210,7 +228,8 @@ fn variances_far_from_0_do_not_cancel() {
         let x = tensor(&device, DType::F32, &dense(&[count]), &values);
         let out = zeros(&device, DType::F32, &dense(&[]));
         let over = Shape { sizes: vec![count], strides: vec![0], offset: 0 };
-        reduce(&device, ReduceOp::Var, Some(&out.as_view(&over)), None, &x.view(), 1, 1.0 / count as f32).unwrap();
+        reduce(&device, ReduceOp::Var, Some(&out.as_view(&over)), None, &x.view(), 1, 1.0 / count as f32)
+            .unwrap();
         assert_close(&out.values(), &[2.0], 1e-3, 1.0, "variance");
     }
     gpu::clean();
@@ -229,7 +248,8 @@ fn many_dimensions_that_cannot_be_joined_are_reduced() {
             let (places, places_shape) = results(&device, DType::I64, 0, &sizes, reduced);
             let places_view = op.is_arg().then(|| places.as_view(&places_shape));
             let values_view = values.as_view(&values_shape);
-            reduce(&device, op, Some(&values_view), places_view.as_ref(), &input.view(), reduced, 1.0).unwrap();
+            reduce(&device, op, Some(&values_view), places_view.as_ref(), &input.view(), reduced, 1.0)
+                .unwrap();
             let want: Vec<_> = sets(&sizes, reduced, &x).iter().map(|set| reference(op, set, 1.0)).collect();
             assert_eq!(values.values(), want.iter().map(|want| want.0).collect::<Vec<_>>());
             if op.is_arg() {
@@ -270,7 +290,8 @@ fn other_types_of_results_and_sets_without_elements() {
     }
     let none = zeros(&device, DType::F32, &dense(&[0]));
     let nothing = zeros(&device, DType::F32, &dense(&[0, 3]));
-    reduce(&device, ReduceOp::Sum, Some(&none.as_view(&over(&[0, 3]))), None, &nothing.view(), 2, 1.0).unwrap();
+    reduce(&device, ReduceOp::Sum, Some(&none.as_view(&over(&[0, 3]))), None, &nothing.view(), 2, 1.0)
+        .unwrap();
     gpu::clean();
 }
 

@@ -53,12 +53,15 @@ fn softmax_and_its_gradient_along_every_dimension_of_every_layout() {
                             tensor(&device, dtype, &layouts(sizes)[(index + 1) % 5], &g),
                             tensor(&device, dtype, shape, &y),
                         );
-                        softmax_backward(&device, log, &out.view(), &grad.view(), &result.view(), dim).unwrap();
+                        softmax_backward(&device, log, &out.view(), &grad.view(), &result.view(), dim)
+                            .unwrap();
                         let want = along(sizes, dim, &[&g, &y], |rows| {
                             let (g, y) = (&rows[0], &rows[1]);
-                            let dot: f64 =
-                                g.iter().zip(y).map(|(g, y)| if log { *g } else { g * y }).sum();
-                            g.iter().zip(y).map(|(g, y)| if log { g - y.exp() * dot } else { y * (g - dot) }).collect()
+                            let dot: f64 = g.iter().zip(y).map(|(g, y)| if log { *g } else { g * y }).sum();
+                            g.iter()
+                                .zip(y)
+                                .map(|(g, y)| if log { g - y.exp() * dot } else { y * (g - dot) })
+                                .collect()
                         });
                         let scale = if log { want.iter().fold(1.0, |a: f64, x| a.max(x.abs())) } else { 0.3 };
                         assert_close(&out.values(), &want, unit(dtype) + 5e-6, scale, &what);
@@ -99,7 +102,10 @@ fn layers_are_normalised_with_any_set_of_optional_operands() {
                 let b = tensor(&device, factors, &dense(&[33]), &b_values);
                 for bits in 0..16 {
                     let given = |bit: usize| bits >> bit & 1 == 1;
-                    let (mean, rstd) = (zeros(&device, DType::F32, &dense(&[2, 3, 1])), zeros(&device, DType::F32, &layouts(&[2, 3])[index]));
+                    let (mean, rstd) = (
+                        zeros(&device, DType::F32, &dense(&[2, 3, 1])),
+                        zeros(&device, DType::F32, &layouts(&[2, 3])[index]),
+                    );
                     let out = zeros(&device, dtype, &layouts(&[2, 3, 33])[(index + 1) % 5]);
                     let (wv, bv, mv, rv) = (w.view(), b.view(), mean.view(), rstd.view());
                     let (wv, bv, mv, rv) = (
@@ -120,7 +126,8 @@ fn layers_are_normalised_with_any_set_of_optional_operands() {
                         let (mut want, mut means, mut rstds) = (Vec::new(), Vec::new(), Vec::new());
                         for row in x_values.chunks(size) {
                             let center = if rms { 0.0 } else { row.iter().sum::<f64>() / size as f64 };
-                            let variance = row.iter().map(|x| (x - center).powi(2)).sum::<f64>() / size as f64;
+                            let variance =
+                                row.iter().map(|x| (x - center).powi(2)).sum::<f64>() / size as f64;
                             let scale = 1.0 / (variance + f64::from(eps)).sqrt();
                             want.extend(row.iter().enumerate().map(|(e, x)| {
                                 (x - center) * scale * if given(0) { w_values[e] } else { 1.0 }
@@ -133,7 +140,13 @@ fn layers_are_normalised_with_any_set_of_optional_operands() {
                         assert_close(&out.values(), &want, unit(dtype) + 4e-6, 1.0, &what);
                         let zero = vec![0.0; rows];
                         if !rms {
-                            assert_close(&mean.values(), if given(2) { &means } else { &zero }, 1e-5, 1.0, &what);
+                            assert_close(
+                                &mean.values(),
+                                if given(2) { &means } else { &zero },
+                                1e-5,
+                                1.0,
+                                &what,
+                            );
                         }
                         assert_close(&rstd.values(), if given(3) { &rstds } else { &zero }, 1e-5, 1.0, &what);
                     }
@@ -157,9 +170,16 @@ fn running_totals_along_every_dimension_of_every_layout() {
     ] {
         for sizes in [&[3, 4, 5][..], &[2, 600], &[]] {
             let count = sizes.iter().product::<u64>() as usize;
-            let x: Vec<f64> = numbers(input, count, 1).iter().map(|x| gpu::rounded(input, (x * 4.0).round() / 4.0)).collect();
+            let x: Vec<f64> = numbers(input, count, 1)
+                .iter()
+                .map(|x| gpu::rounded(input, (x * 4.0).round() / 4.0))
+                .collect();
             for op in [ScanOp::Sum, ScanOp::Prod, ScanOp::Max, ScanOp::Min] {
-                let x: Vec<f64> = if op == ScanOp::Prod { x.iter().map(|x| if *x > 0.0 { 1.0 } else { 0.0 }).collect() } else { x.clone() };
+                let x: Vec<f64> = if op == ScanOp::Prod {
+                    x.iter().map(|x| if *x > 0.0 { 1.0 } else { 0.0 }).collect()
+                } else {
+                    x.clone()
+                };
                 for dim in 0..sizes.len().max(1) {
                     for (index, shape) in layouts(sizes).iter().enumerate() {
                         let given = tensor(&device, input, shape, &x);
@@ -196,10 +216,17 @@ fn what_rows_cannot_be_is_refused() {
     let device = device_or_skip!();
     let whole = zeros(&device, DType::I32, &dense(&[2, 2]));
     let floats = zeros(&device, DType::F32, &dense(&[2, 2]));
-    assert!(gpu::no_kernel(softmax(&device, false, &whole.view(), &whole.view(), 0)).contains("softmax: not defined for i32"));
-    assert!(gpu::bad_operand(softmax(&device, true, &floats.view(), &floats.view(), 2)).contains("dimension 2 of 2"));
+    assert!(
+        gpu::no_kernel(softmax(&device, false, &whole.view(), &whole.view(), 0))
+            .contains("softmax: not defined for i32")
+    );
+    assert!(
+        gpu::bad_operand(softmax(&device, true, &floats.view(), &floats.view(), 2))
+            .contains("dimension 2 of 2")
+    );
     let long = zeros(&device, DType::F32, &dense(&[3]));
-    let refused = layer_norm(&device, &floats.view(), None, None, &floats.view(), Some(&long.view()), None, 0.1);
+    let refused =
+        layer_norm(&device, &floats.view(), None, None, &floats.view(), Some(&long.view()), None, 0.1);
     assert!(gpu::bad_operand(refused).contains("the weight has 3 elements; 2"));
     let repeated = floats.as_view(&Shape { sizes: vec![2, 3], strides: vec![2, 0], offset: 0 });
     assert!(gpu::bad_operand(scan(&device, ScanOp::Sum, &floats.view(), &repeated, 0)).contains("[2, 3]"));

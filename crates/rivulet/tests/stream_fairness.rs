@@ -124,3 +124,25 @@ fn a_device_that_is_dropped_or_lost_ends_its_thread() {
     assert!(error.to_string().contains("unplugged"), "{error}");
     drop((stream, block, device));
 }
+
+#[test]
+fn an_idle_stream_submits_its_first_op_at_once_and_a_busy_one_collects() {
+    let (hal, control) = sim::open(SimConfig { queues: 1, manual: true, ..SimConfig::default() });
+    let flush = FlushPolicy { age: Duration::MAX, idle: 300 * MS, ..FlushPolicy::default() };
+    let device = Device::with(hal, DeviceOptions { flush, ..options(&TestEnv::new(&[])) }).unwrap();
+    let stream = device.new_stream(0).unwrap();
+    let block = device.allocate(256).unwrap();
+    let small = || op(&stream, "small", &block, MS / 1000);
+    small();
+    assert_eq!(control.unfinished(Q0), 1, "the device had nothing to do");
+    std::thread::sleep(310 * MS);
+    (0..10).for_each(|_| small());
+    assert_eq!(control.unfinished(Q0), 1, "the device is busy with the first");
+    run(&device, &control);
+    small();
+    assert_eq!(control.executed().len(), 2, "just submitted");
+    std::thread::sleep(310 * MS);
+    small();
+    until("the idle device got both", || control.executed().len() == 3);
+    assert_eq!(control.faults(), [""; 0]);
+}

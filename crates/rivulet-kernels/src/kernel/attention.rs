@@ -30,7 +30,7 @@ pub enum HeadSize {
     Upto256,
 }
 
-/// Key of an attention kernel. Bindings: out, q, k, v, and mask where there is one.
+/// Key of an attention kernel. Bindings: out, q, k, v, then mask and logsumexp (float32) where there are such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {
     /// Element type of q, k, v and the output. Sums are in float32.
@@ -44,6 +44,8 @@ pub struct Attention {
     /// True where the output's elements narrower than a word may be stored in pairs: its offset, strides and the head
     /// size are even. Without meaning for float32.
     pub pairs: bool,
+    /// True where the logarithm of each query's sum of exponentials is kept.
+    pub logsumexp: bool,
 }
 
 impl HeadSize {
@@ -90,7 +92,8 @@ impl Attention {
         };
         let causal = if self.causal { "_causal" } else { "" };
         let pairs = if self.pairs { "_pairs" } else { "" };
-        format!("attention_{}_{}{mask}{causal}{pairs}", self.dtype.name(), self.head.dim())
+        let kept = if self.logsumexp { "_logsumexp" } else { "" };
+        format!("attention_{}_{}{mask}{causal}{pairs}{kept}", self.dtype.name(), self.head.dim())
     }
 
     pub(super) fn workgroup(&self) -> [u32; 3] {
@@ -98,7 +101,7 @@ impl Attention {
     }
 
     pub(super) fn bindings(&self) -> u32 {
-        4 + u32::from(self.mask != Mask::None)
+        4 + u32::from(self.mask != Mask::None) + u32::from(self.logsumexp)
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -187,6 +190,16 @@ impl Attention {
             Mask::Bool => shader.operand("mask", DType::Bool, Access::Load),
             Mask::Additive(dtype) => shader.operand("mask", dtype, Access::Load),
         };
+        if self.logsumexp {
+            const KEEP: &str = "if (lane == 0u) {
+        let place = group.z * p.logsumexp_strides.x + group.y * p.logsumexp_strides.y;
+        let kept = select(highest + log_f32(sum), -inf_f32(), is_zero(sum));
+        store_logsumexp(p.logsumexp_offset + place + query * p.logsumexp_strides.z, kept);
+    }";
+            shader = shader.operand("logsumexp", DType::F32, Access::Store).set("KEEP", KEEP);
+        } else {
+            shader = shader.set("KEEP", "");
+        }
         shader.finish()
     }
 }

@@ -190,6 +190,7 @@ ops! {
     ShiftLeft "shift_left" 2 false Int Value;
     ShiftRight "shift_right" 2 false Int Value;
     Gcd "gcd" 2 false Int Value;
+    JoinIndex "join_index" 2 false Int Value;
     LerpScalar "lerp_scalar" 2 false Float Value;
     MaskedFill "masked_fill" 2 false Both Value;
     Xlogy "xlogy" 2 false Float Value;

@@ -155,6 +155,15 @@ impl Pointwise {
         super::spread(units.div_ceil(GROUP * self.items()))
     }
 
+    /// Binary digits of a number in [0, 1) that the output holds.
+    fn digits(&self) -> u32 {
+        match self.output {
+            DType::F16 => 11,
+            DType::BF16 => 8,
+            _ => 24,
+        }
+    }
+
     const fn items(&self) -> u32 {
         if self.layout.is_strided() { 1 } else { ITEMS_DENSE }
     }
@@ -208,6 +217,8 @@ impl Pointwise {
             .set("ITEMS", self.items().to_string())
             .set("WIDTH", (self.common.size() * 8).to_string())
             .set("OUT", self.output.native().name())
+            .set("DIGITS", self.digits().to_string())
+            .set("STEP", format!("{:?}", (-f64::from(self.digits())).exp2()))
             .operand("out", self.output, Access::Put(self.layout.store(self.output)))
     }
 

@@ -110,5 +110,6 @@ $GATHER
         let share = select(1.0 / sum, 0.0, is_zero(sum));
         let to = base.x + query * p.row_strides.x;
 $WRITE
+$KEEP
     }
 }

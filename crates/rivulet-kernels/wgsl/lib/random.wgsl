@@ -25,9 +25,10 @@ fn random_word(e: u32) -> u32 {
 fn random_unit(e: u32) -> f32 {
     return f32(random_word(e) >> 8u) * 5.9604644775390625e-8;
 }
-// Extra words: lower bound, width.
+// Extra words: lower bound, width. As many bits as the output holds, so that 1 is not reached by rounding either.
 fn f_uniform(e: u32) -> f32 {
-    return fma(random_unit(e), bitcast<f32>(p.extra.y), bitcast<f32>(p.extra.x));
+    let unit = f32(random_word(e) >> (32u - $DIGITSu)) * $STEP;
+    return fma(unit, bitcast<f32>(p.extra.y), bitcast<f32>(p.extra.x));
 }
 // Extra words: mean, standard deviation. Box and Muller; elements 2k and 2k+1 share a pair of words.
 fn f_normal(e: u32) -> f32 {
@@ -46,8 +47,9 @@ fn f_bernoulli(e: u32) -> f32 {
 fn i_bernoulli(e: u32) -> $C {
     return $C(f_bernoulli(e));
 }
+// Extra word: rate. Halfway between the steps of 2^-23, so that neither 0 nor infinity comes out.
 fn f_exponential(e: u32) -> f32 {
-    return -log_f32((f32(random_word(e) >> 8u) + 1.0) * 5.9604644775390625e-8) / bitcast<f32>(p.extra.x);
+    return -log_f32((f32(random_word(e) >> 9u) + 0.5) * 1.1920928955078125e-7) / bitcast<f32>(p.extra.x);
 }
 // Extra words: lowest value, number of values (0 for 2^32). The upper half of a product is unbiased to 2^-32.
 fn random_below(e: u32) -> u32 {

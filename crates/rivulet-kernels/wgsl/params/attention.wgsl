@@ -13,5 +13,8 @@ struct Params {
     group: u32,
     diagonal: i32,
     scale: f32,
+    logsumexp_offset: u32,
+    // batch, head, query
+    logsumexp_strides: vec4<u32>,
 }
 var<immediate> p: Params;

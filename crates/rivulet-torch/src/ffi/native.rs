@@ -3,11 +3,9 @@
 use super::answer;
 use super::error::{Failure, INVALID, NO_KERNEL, enter, enter_or};
 use crate::python;
-use pending as later;
-use pending::ScatterSource;
 use rivulet::Device;
 use rivulet::memory::Block;
-use rivulet::ops::{self, DType, Op, ReduceOp, Scalar, ScanOp, ScatterOp, View};
+use rivulet::ops::{self, DType, Op, ReduceOp, Scalar, ScanOp, ScatterOp, ScatterSource, View};
 use rivulet_hal::sync::Arc;
 use smallvec::SmallVec;
 use std::ffi::{CStr, c_char, c_void};
@@ -296,7 +294,7 @@ unsafe extern "C" fn rivulet_random(
         let (out, own) = unsafe { (required(out, temporaries)?, numbers(scalars, scalar_count)) };
         let common = if op == Op::Randint { DType::I64 } else { DType::F32 };
         let values: SmallVec<[Scalar; 4]> = own.iter().map(|number| number.of(common)).collect();
-        Ok(later::random(device, op, &out, &values, seed)?)
+        Ok(ops::random(device, op, &out, &values, seed)?)
     })
 }
 
@@ -421,8 +419,9 @@ unsafe extern "C" fn rivulet_layer_norm_backward(
             )
         };
         // SAFETY: by contract.
-        let (gradient, x, rstd) =
-            unsafe { (required(grad, temporaries)?, required(x, temporaries)?, required(rstd, temporaries)?) };
+        let (gradient, x, rstd) = unsafe {
+            (required(grad, temporaries)?, required(x, temporaries)?, required(rstd, temporaries)?)
+        };
         // SAFETY: by contract.
         let (mean, weight) = unsafe { (optional(mean, temporaries)?, optional(weight, temporaries)?) };
         let operands = ops::NormGradient {
@@ -511,8 +510,7 @@ unsafe extern "C" fn rivulet_convolution(
         // SAFETY: by contract.
         let &[s0, s1, p0, p1, d0, d1, groups] =
             unsafe { geometry.as_ref() }.ok_or_else(|| Failure::new(INVALID, "geometry is null"))?;
-        let geometry =
-            ops::ConvGeometry { stride: [s0, s1], padding: [p0, p1], dilation: [d0, d1], groups };
+        let geometry = ops::ConvGeometry { stride: [s0, s1], padding: [p0, p1], dilation: [d0, d1], groups };
         let bias = bias.as_ref();
         match kind {
             0 => ops::conv2d(device, &out, &x, &weight, bias, &geometry)?,
@@ -583,7 +581,7 @@ unsafe extern "C" fn rivulet_gather(
         let (out, x, index) = unsafe {
             (required(out, temporaries)?, required(x, temporaries)?, required(index, temporaries)?)
         };
-        Ok(later::gather(device, &out, &x, dim as usize, &index)?)
+        Ok(ops::gather(device, &out, &x, dim as usize, &index)?)
     })
 }
 
@@ -610,7 +608,7 @@ unsafe extern "C" fn rivulet_scatter(
             Some(view) => ScatterSource::View(view),
             None => ScatterSource::Scalar(value.of(out.dtype)),
         };
-        Ok(later::scatter(device, kind, &out, dim as usize, &index, source)?)
+        Ok(ops::scatter(device, kind, &out, dim as usize, &index, source)?)
     })
 }
 
@@ -630,7 +628,7 @@ unsafe extern "C" fn rivulet_index_select(
         let (out, x, index) = unsafe {
             (required(out, temporaries)?, required(x, temporaries)?, required(index, temporaries)?)
         };
-        Ok(later::index_select(device, &out, &x, dim as usize, &index)?)
+        Ok(ops::index_select(device, &out, &x, dim as usize, &index)?)
     })
 }
 
@@ -684,7 +682,7 @@ unsafe extern "C" fn rivulet_index(
         // SAFETY: by contract.
         let (out, x, given, sizes, strides) =
             unsafe { indexed(views, indices, sizes, strides, temporaries) }?;
-        Ok(later::index(device, &out, &x, &given, &sizes, &strides)?)
+        Ok(ops::index(device, &out, &x, &given, &sizes, &strides)?)
     })
 }
 
@@ -704,7 +702,7 @@ unsafe extern "C" fn rivulet_index_put(
         // SAFETY: by contract.
         let (out, source, given, sizes, strides) =
             unsafe { indexed(views, indices, sizes, strides, temporaries) }?;
-        Ok(later::index_put(device, &out, &source, &given, &sizes, &strides, accumulate != 0)?)
+        Ok(ops::index_put(device, &out, &source, &given, &sizes, &strides, accumulate != 0)?)
     })
 }
 
@@ -732,66 +730,6 @@ unsafe extern "C" fn rivulet_attention(
         let (k, v, mask) =
             unsafe { (required(k, temporaries)?, required(v, temporaries)?, optional(mask, temporaries)?) };
         let (logsumexp, mask) = (logsumexp.as_ref(), mask.as_ref());
-        Ok(later::attention(device, &out, logsumexp, &q, &k, &v, mask, causal != 0, scale as f32)?)
+        Ok(ops::attention(device, &out, logsumexp, &q, &k, &v, mask, causal != 0, scale as f32)?)
     })
-}
-
-#[allow(clippy::all, clippy::pedantic)]
-mod pending {
-    use super::*;
-    use rivulet::Error;
-    type R = Result<(), Error>;
-    pub enum ScatterSource<'a> {
-        View(&'a View<'a>),
-        Scalar(Scalar),
-    }
-    fn no() -> R {
-        Err(Error::NoKernel { op: "pending", reason: String::new() })
-    }
-    pub fn gather(_: &Device, _: &View<'_>, _: &View<'_>, _: usize, _: &View<'_>) -> R {
-        no()
-    }
-    pub fn scatter(
-        _: &Device,
-        _: ScatterOp,
-        _: &View<'_>,
-        _: usize,
-        _: &View<'_>,
-        _: ScatterSource<'_>,
-    ) -> R {
-        no()
-    }
-    pub fn index_select(_: &Device, _: &View<'_>, _: &View<'_>, _: usize, _: &View<'_>) -> R {
-        no()
-    }
-    pub fn index(_: &Device, _: &View<'_>, _: &View<'_>, _: &[View<'_>], _: &[u64], _: &[i64]) -> R {
-        no()
-    }
-    pub fn index_put(
-        _: &Device,
-        _: &View<'_>,
-        _: &View<'_>,
-        _: &[View<'_>],
-        _: &[u64],
-        _: &[i64],
-        _: bool,
-    ) -> R {
-        no()
-    }
-    pub fn attention(
-        _: &Device,
-        _: &View<'_>,
-        _: Option<&View<'_>>,
-        _: &View<'_>,
-        _: &View<'_>,
-        _: &View<'_>,
-        _: Option<&View<'_>>,
-        _: bool,
-        _: f32,
-    ) -> R {
-        no()
-    }
-    pub fn random(_: &Device, _: Op, _: &View<'_>, _: &[Scalar], _: u64) -> R {
-        no()
-    }
 }

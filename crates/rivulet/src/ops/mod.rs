@@ -14,15 +14,18 @@
 //!
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
+mod attention;
 mod conv;
 mod copy;
 mod group_norm;
+mod index;
 mod launch;
 mod loss;
 mod matmul;
 mod norm_backward;
 mod pad;
 mod pointwise;
+mod random;
 mod reduce;
 mod rows;
 mod single;
@@ -31,14 +34,17 @@ mod temporary;
 mod view;
 mod walk;
 
+pub use attention::attention;
 pub use conv::{ConvGeometry, conv2d, conv2d_transposed, conv2d_weight_gradient};
 pub use copy::{copy, fill};
 pub use group_norm::{Spread, batch_norm, group_norm};
+pub use index::{ScatterSource, gather, index, index_put, index_select, scatter};
 pub use loss::{LossReduction, NllOperands, embedding_backward, nll_loss, nll_loss_backward};
 pub use matmul::matmul;
 pub use norm_backward::{NormGradient, norm_backward};
 pub use pad::{PadMode, pad, pad_backward};
 pub use pointwise::pointwise;
+pub use random::random;
 pub use reduce::reduce;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};

@@ -69,11 +69,6 @@ impl<'b> View<'b> {
         Self { block: other.block, offset: 0, ..self.clone() }
     }
 
-    /// The same bits as another type of the same size.
-    pub(super) fn typed(&self, dtype: DType) -> Self {
-        Self { dtype, ..self.clone() }
-    }
-
     /// The dimensions in another order: dimension `k` of the answer is `order[k]` of this view.
     pub(super) fn permuted(&self, order: &[usize]) -> Self {
         let shape: Shape = order.iter().map(|&dim| self.shape[dim]).collect();

@@ -25,6 +25,9 @@ pub struct FlushPolicy {
     pub age: Duration,
     /// Estimated device time of its commands.
     pub cost: Duration,
+    /// Time since its last submission after which a stream whose work is complete submits at once: the device would do
+    /// nothing meanwhile.
+    pub idle: Duration,
     /// Device time of the work that a hardware queue holds at most, for all streams together; `MAX`: all there is. What is
     /// more waits for its stream's turn in the runtime, so that a small op of another stream is done after about this
     /// time.
@@ -35,8 +38,13 @@ impl Default for FlushPolicy {
     /// A driver call costs tens of microseconds: 64 commands make that small beside the recording of each, and
     /// neither the age nor the cost lets the device wait long for its first work.
     fn default() -> Self {
-        let ahead = if cfg!(loom) { Duration::MAX } else { Duration::from_millis(2) };
-        Self { commands: 64, age: Duration::from_micros(500), cost: Duration::from_millis(1), ahead }
+        let (age, cost) = (Duration::from_micros(500), Duration::from_millis(1));
+        // A model has neither a clock nor threads of its own.
+        let (idle, ahead) = match cfg!(loom) {
+            true => (Duration::MAX, Duration::MAX),
+            false => (Duration::from_micros(50), Duration::from_millis(2)),
+        };
+        Self { commands: 64, age, cost, idle, ahead }
     }
 }
 
@@ -278,6 +286,14 @@ impl StreamShared {
         }
     }
 
+    /// True where the device has done everything that the stream gave it, some time ago.
+    fn is_idle(&self, policy: &FlushPolicy, recording: &Recording, open: &Open) -> bool {
+        policy.idle != Duration::MAX
+            && !open.recorder.is_empty()
+            && recording.pushed.is_none_or(|pushed| pushed.elapsed() >= policy.idle)
+            && self.completed() + 1 >= open.first
+    }
+
     fn is_due(&self, engine: &Engine, recording: &Recording, value: u64) -> bool {
         let policy = &engine.flush_policy;
         self.flush_request.load(Ordering::Relaxed) >= value
@@ -285,6 +301,7 @@ impl StreamShared {
                 open.recorder.len() >= policy.commands
                     || engine.combiner(self.queue).scaled(open.cost) >= policy.cost
                     || open.since.elapsed() >= policy.age
+                    || self.is_idle(policy, recording, open)
             })
     }
 }

@@ -50,8 +50,13 @@ pub fn host(pairs: &[(&str, &str)]) -> (Device, Arc<TestEnv>) {
 /// A simulated device; nothing is submitted before it is asked for, so that a test decides what is.
 pub fn sim_with(config: SimConfig, tracking: Tracking) -> (Device, SimControl) {
     let (hal, control) = sim::open(config);
-    let never =
-        FlushPolicy { commands: usize::MAX, age: Duration::MAX, cost: Duration::MAX, ahead: Duration::MAX };
+    let never = FlushPolicy {
+        commands: usize::MAX,
+        age: Duration::MAX,
+        cost: Duration::MAX,
+        idle: Duration::MAX,
+        ahead: Duration::MAX,
+    };
     let options = DeviceOptions { tracking, flush: never, ..options(&TestEnv::new(&[])) };
     (Device::with(hal, options).unwrap(), control)
 }
