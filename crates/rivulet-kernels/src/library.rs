@@ -36,6 +36,9 @@ const FILES: &[&str] = &[
     include_str!("../wgsl/lib/index.wgsl"),
     include_str!("../wgsl/lib/random.wgsl"),
     include_str!("../wgsl/lib/sort.wgsl"),
+    include_str!("../wgsl/lib/bessel.wgsl"),
+    include_str!("../wgsl/lib/gamma.wgsl"),
+    include_str!("../wgsl/lib/special.wgsl"),
 ];
 
 const KEYWORDS: [&str; 5] = ["fn ", "const ", "struct ", "var<private> ", "alias "];

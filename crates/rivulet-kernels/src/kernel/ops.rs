@@ -139,6 +139,21 @@ ops! {
     Softshrink "softshrink" 1 false Float Value;
     Softsign "softsign" 1 false Float Value;
     Selu "selu" 1 false Float Value;
+    Erfinv "erfinv" 1 false Float Value;
+    Erfcx "erfcx" 1 false Float Value;
+    LogNdtr "log_ndtr" 1 false Float Value;
+    Ndtri "ndtri" 1 false Float Value;
+    Entr "entr" 1 false Float Value;
+    Lgamma "lgamma" 1 false Float Value;
+    Digamma "digamma" 1 false Float Value;
+    Polygamma "polygamma" 1 false Float Value;
+    I0 "i0" 1 false Float Value;
+    I0e "i0e" 1 false Float Value;
+    I1 "i1" 1 false Float Value;
+    I1e "i1e" 1 false Float Value;
+    Sinc "sinc" 1 false Float Value;
+    RoundDecimals "round_decimals" 1 false Float Value;
+    LogitEps "logit_eps" 1 false Float Value;
     Tril "tril" 1 true Both Value;
     Triu "triu" 1 true Both Value;
     Dropout "dropout" 1 true Float Value;
@@ -181,7 +196,17 @@ ops! {
     Xlogy "xlogy" 2 false Float Value;
     Logaddexp "logaddexp" 2 false Float Value;
     Prelu "prelu" 2 false Float Value;
-    Heaviside "heaviside" 2 false Float Value;
+    Heaviside "heaviside" 2 false Both Value;
+    Xlog1py "xlog1py" 2 false Float Value;
+    Logaddexp2 "logaddexp2" 2 false Float Value;
+    Nextafter "nextafter" 2 false Float Value;
+    Ldexp "ldexp" 2 false Float Value;
+    Zeta "zeta" 2 false Float Value;
+    Igamma "igamma" 2 false Float Value;
+    Igammac "igammac" 2 false Float Value;
+    Lcm "lcm" 2 false Int Value;
+    Glu "glu" 2 false Float Value;
+    Huber "huber" 2 false Float Value;
     Mse "mse" 2 false Float Value;
     SmoothL1 "smooth_l1" 2 false Float Value;
     ReluBackward "relu_backward" 2 false Float Value;
@@ -197,12 +222,24 @@ ops! {
     HardsigmoidBackward "hardsigmoid_backward" 2 false Float Value;
     MishBackward "mish_backward" 2 false Float Value;
     SoftplusBackward "softplus_backward" 2 false Float Value;
+    EluBackward "elu_backward" 2 false Float Value;
+    EluBackwardResult "elu_backward_result" 2 false Float Value;
+    ShrinkBackward "shrink_backward" 2 false Float Value;
+    LogitBackward "logit_backward" 2 false Float Value;
+    LogSigmoidBackward "log_sigmoid_backward" 2 false Float Value;
+    PreluWeightBackward "prelu_weight_backward" 2 false Float Value;
 
     Where "where" 3 false Both Value;
     Addcmul "addcmul" 3 false Both Value;
     Addcdiv "addcdiv" 3 false Float Value;
     Lerp "lerp" 3 false Float Value;
     ClampTensors "clamp_tensors" 3 false Both Value;
+    Addr "addr" 3 false Float Value;
+    PreluBackward "prelu_backward" 3 false Float Value;
+    GluBackward "glu_backward" 3 false Float Value;
+    MseBackward "mse_backward" 3 false Float Value;
+    SmoothL1Backward "smooth_l1_backward" 3 false Float Value;
+    HuberBackward "huber_backward" 3 false Float Value;
 }
 
 impl Op {

@@ -22,4 +22,5 @@ mod reductions;
 mod rows;
 mod scans;
 mod sorts;
+mod special;
 mod values;

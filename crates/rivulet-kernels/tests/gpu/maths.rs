@@ -6,6 +6,7 @@ use crate::values::{as_f32s, f32s};
 use bytemuck::bytes_of;
 use rivulet_kernels::params::{PointwiseParams, Scalar, scalars};
 use rivulet_kernels::{DType, Kernel, Layout, Op, Pointwise};
+use std::f64::consts::SQRT_2;
 
 /// One function: over which arguments, against what, and how close.
 struct Case {
@@ -45,6 +46,70 @@ fn elu(x: f64, alpha: f64, scale: f64) -> f64 {
 
 fn relu6(x: f64) -> f64 {
     x.clamp(0.0, 6.0)
+}
+
+/// e^(x^2) erfc(x); far out by its asymptotic series.
+fn erfcx(x: f64) -> f64 {
+    if x < 20.0 {
+        return (x * x).exp() * libm::erfc(x);
+    }
+    let z = 1.0 / (2.0 * x * x);
+    (1.0 - z * (1.0 - 3.0 * z * (1.0 - 5.0 * z))) / (x * std::f64::consts::PI.sqrt())
+}
+
+/// By Newton's method on the error function, from the side where it converges.
+fn erfinv(x: f64) -> f64 {
+    if x.abs() == 1.0 {
+        return x * f64::INFINITY;
+    }
+    if x.abs() < 1e-3 {
+        let pi = std::f64::consts::PI;
+        return 0.5 * pi.sqrt() * x * (1.0 + pi / 12.0 * x * x);
+    }
+    ndtri_complement((1.0 - x.abs()) / 2.0).copysign(x) / SQRT_2
+}
+
+fn ndtri(p: f64) -> f64 {
+    -ndtri_complement(p)
+}
+
+/// z with erfc(z / sqrt 2) / 2 = p, for p up to 1/2.
+fn ndtri_complement(p: f64) -> f64 {
+    let mut z = if p > 0.1 { 0.0 } else { (-2.0 * p.ln()).sqrt() };
+    for _ in 0..30 {
+        let tail = erfcx(z / SQRT_2) / 2.0;
+        // Of the logarithm, whose slope is -density / tail.
+        let slope = -(2.0 * std::f64::consts::PI).sqrt().recip() / tail;
+        z -= (tail.ln() - z * z / 2.0 - p.ln()) / slope;
+    }
+    z
+}
+
+/// e^-|x| I_n(x): the integral of e^(|x| (cos t - 1)) cos(n t) over a half turn, over pi.
+fn bessel(x: f64, n: i32) -> f64 {
+    if n == 1 && x.abs() < 1e-3 {
+        return 0.5 * x * (1.0 + x * x / 8.0) * (-x.abs()).exp();
+    }
+    let steps = 400;
+    // Far out all of the integrand is near 0.
+    let end = std::f64::consts::PI.min(40.0 / x.abs().max(1e-30).sqrt());
+    let term = |k: i32| {
+        let t = end * f64::from(k) / f64::from(steps);
+        let half = (t / 2.0).sin();
+        (-2.0 * x.abs() * half * half).exp() * (f64::from(n) * t).cos()
+    };
+    let simpson = |k: i32| {
+        term(k)
+            * if k == 0 || k == steps {
+                1.0
+            } else if k % 2 == 1 {
+                4.0
+            } else {
+                2.0
+            }
+    };
+    let integral = (0..=steps).map(simpson).sum::<f64>() * end / f64::from(steps) / 3.0;
+    integral / std::f64::consts::PI * if n == 1 { x.signum() } else { 1.0 }
 }
 
 /// Bounds are those that the WGSL states, where it states one.
@@ -103,6 +168,20 @@ const CASES: &[Case] = &[
     case(Op::Selu, -80.0, 80.0, 6.0, |x| elu(x, 1.673_263_242_354_377_2, 1.050_700_987_355_480_5)),
     case(Op::Deg2Rad, -360.0, 360.0, 1.5, f64::to_radians),
     case(Op::Rad2Deg, -7.0, 7.0, 1.5, f64::to_degrees),
+    case(Op::Erfinv, -1.0, 1.0, 8.0, erfinv),
+    case(Op::Erfinv, -1e-3, 1e-3, 8.0, erfinv),
+    case(Op::Ndtri, 1e-3, 0.25, 10.0, ndtri),
+    case(Op::Ndtri, 1e-37, 1e-3, 10.0, ndtri),
+    case(Op::Erfcx, -9.0, 1e3, 12.0, erfcx),
+    case(Op::LogNdtr, -30.0, -1.0, 8.0, |x| (erfcx(-x / SQRT_2) * 0.5).ln() - x * x * 0.5),
+    case(Op::LogNdtr, -1.0, 4.0, 24.0, |x| (-0.5 * libm::erfc(x / SQRT_2)).ln_1p()),
+    case(Op::Entr, 0.0, 100.0, 12.0, |x| if x == 0.0 { 0.0 } else { -x * x.ln() }),
+    case(Op::Lgamma, 1e-30, 1e30, 8.0, libm::lgamma),
+    case(Op::Lgamma, 0.5, 8.0, 10.0, libm::lgamma),
+    case(Op::I0, -80.0, 80.0, 12.0, |x| bessel(x, 0) * x.abs().exp()),
+    case(Op::I0e, -1e4, 1e4, 8.0, |x| bessel(x, 0)),
+    case(Op::I1, -80.0, 80.0, 12.0, |x| bessel(x, 1) * x.abs().exp()),
+    case(Op::I1e, -1e4, 1e4, 8.0, |x| bessel(x, 1)),
     with(case(Op::Softplus, -80.0, 80.0, 6.0, |x| x.exp().ln_1p()), &[1.0, 20.0]),
     with(case(Op::LeakyRelu, -1e6, 1e6, 1.0, |x| if x > 0.0 { x } else { x * 0.25 }), &[0.25]),
     with(case(Op::Elu, -80.0, 80.0, 6.0, |x| elu(x * 1.0, 2.0, 1.5)), &[2.0, 1.5, 1.0]),

@@ -55,3 +55,60 @@ fn f_softplus_backward(a: f32, b: f32) -> f32 {
     let scaled = b * scalar_f32(1u);
     return select(a * f_sigmoid(scaled), a, scaled > scalar_f32(2u));
 }
+// Scalars 1 to 3: alpha, scale, input scale.
+fn f_elu_backward(a: f32, b: f32) -> f32 {
+    let inner = scalar_f32(3u);
+    let negative = a * inner * (scalar_f32(1u) * scalar_f32(2u)) * exp_f32(b * inner);
+    return select(negative, a * scalar_f32(2u), b > 0.0);
+}
+// b is the output; scalars as above.
+fn f_elu_backward_result(a: f32, b: f32) -> f32 {
+    let negative = a * scalar_f32(3u) * (b + scalar_f32(1u) * scalar_f32(2u));
+    return select(negative, a * scalar_f32(2u), b > 0.0);
+}
+// Of hardshrink and softshrink. Scalar 1: lambda.
+fn f_shrink_backward(a: f32, b: f32) -> f32 {
+    return select(a, 0.0, abs(b) <= scalar_f32(1u));
+}
+// Scalar 1: eps; below 0 there is none, and outside [0, 1] the derivative is a NaN.
+fn f_logit_backward(a: f32, b: f32) -> f32 {
+    let eps = scalar_f32(1u);
+    let low = max(eps, 0.0);
+    let outside = select(0.0, nan_f32(), eps < 0.0);
+    return select(a / (b * (1.0 - b)), outside, b < low || b > 1.0 - low);
+}
+fn f_log_sigmoid_backward(a: f32, b: f32) -> f32 {
+    let z = exp_f32(-abs(b));
+    let share = z / (1.0 + z);
+    return a * select(share, 1.0 - share, b < 0.0);
+}
+// Of the weight: b is the input. That of the input is `prelu_backward`.
+fn f_prelu_weight_backward(a: f32, b: f32) -> f32 {
+    return select(a * b, 0.0, b > 0.0);
+}
+// a is the gradient, b the input, c the weight.
+fn f_prelu_backward(a: f32, b: f32, c: f32) -> f32 {
+    return select(a * c, a, b > 0.0);
+}
+// Of the second half: a is the gradient, b the first half, c the second. That of the first is `glu` of a and c.
+fn f_glu_backward(a: f32, b: f32, c: f32) -> f32 {
+    let s = f_sigmoid(c);
+    return (1.0 - s) * s * a * b;
+}
+// Losses: a is the gradient, b the input, c the target; scalar 1 a factor.
+fn f_mse_backward(a: f32, b: f32, c: f32) -> f32 {
+    return scalar_f32(1u) * (b - c) * a;
+}
+// Scalar 2: beta.
+fn f_smooth_l1_backward(a: f32, b: f32, c: f32) -> f32 {
+    let beta = scalar_f32(2u);
+    let d = b - c;
+    let outer = select(scalar_f32(1u) * a, -scalar_f32(1u) * a, d <= -beta);
+    return select(scalar_f32(1u) * d * a / beta, outer, d <= -beta || d >= beta);
+}
+// Scalar 2: delta.
+fn f_huber_backward(a: f32, b: f32, c: f32) -> f32 {
+    let delta = scalar_f32(2u);
+    let d = b - c;
+    return scalar_f32(1u) * a * min(max(d, -delta), delta);
+}

@@ -29,3 +29,8 @@ fn f_clamp_tensors(a: f32, b: f32, c: f32) -> f32 {
 fn i_clamp_tensors(a: $C, b: $C, c: $C) -> $C {
     return min(max(a, b), c);
 }
+// Scalars 1 and 2: beta, alpha.
+fn f_addr(a: f32, b: f32, c: f32) -> f32 {
+    let product = scalar_f32(2u) * b * c;
+    return select(scalar_f32(1u) * a + product, product, is_zero(scalar_f32(1u)));
+}
