@@ -46,6 +46,14 @@ bool threshold(const at::TensorIteratorBase& iter, const c10::Scalar& threshold,
 void hook_activations() {
   using namespace at::native;
   hook(elu_stub, Pointwise<"elu">{});
+  hook(
+      elu_backward_stub,
+      [](const at::TensorIteratorBase& iter, const c10::Scalar& alpha, const c10::Scalar& scale,
+         const c10::Scalar& input_scale, bool is_result) {
+        return call_pointwise(
+            is_result ? pointwise_op<"elu_backward_result">() : pointwise_op<"elu_backward">(), iter,
+            {alpha, scale, input_scale});
+      });
   hook(softplus_stub, Pointwise<"softplus">{});
   hook(softplus_backward_stub, Pointwise<"softplus_backward">{});
   hook(threshold_stub, [](const at::TensorIteratorBase& iter, const c10::Scalar& limit, const c10::Scalar& value) {

@@ -39,6 +39,7 @@ void register_nested_indexing(Nested& nested);
 void register_nested_statistics(Nested& nested);
 void register_nested_convolutions(Nested& nested);
 void register_nested_matrices(Nested& nested);
+void register_nested_joining(Nested& nested);
 void register_nested_losses(Nested& nested);
 void register_nested();
 

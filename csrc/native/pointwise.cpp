@@ -9,14 +9,12 @@
 #include <ATen/native/RangeFactories.h>
 #include <ATen/native/TensorCompare.h>
 #include <ATen/native/UnaryOps.h>
-#include <ATen/native/cpu/CatKernel.h>
 
 #include <limits>
 
 #include "native/call.h"
 #include "native/hook.h"
 #include "native/hooks.h"
-#include "native/nested.h"
 
 namespace rivulet {
 
@@ -238,17 +236,6 @@ void hook_copies() {
   using namespace at::native;
   hook(copy_stub, [](const at::TensorIteratorBase& iter, bool) {
     return iter.numel() == 0 || call_pointwise(pointwise_op<"copy">(), iter);
-  });
-  hook(cat_serial_stub, [](const at::Tensor& out, const at::MaterializedITensorListRef& tensors, int64_t dim) {
-    int64_t start = 0;
-    for (const at::Tensor& tensor : tensors) {
-      int64_t size = tensor.dim() == 1 && tensor.size(0) == 0 ? 0 : tensor.size(dim);
-      if (size != 0 && !copy_elements(out.narrow(dim, start, size), tensor)) {
-        return false;
-      }
-      start += size;
-    }
-    return true;
   });
   hook(fill_stub, Pointwise<"fill">{});
   hook(arange_stub, [](const at::TensorIteratorBase& iter, const c10::Scalar& start, const c10::Scalar&,
