@@ -75,7 +75,8 @@ void hook_random() {
       random_from_to_stub,
       [](const at::TensorIteratorBase& iter, uint64_t range, int64_t base, const Generator& generator) {
         return range <= (uint64_t{1} << 32) &&
-            random(pointwise_op<"randint">(), iter.output_base(), generator, {base, static_cast<int64_t>(range)});
+            random(
+                pointwise_op<"randint">(), iter.output_base(), generator, {base, base + static_cast<int64_t>(range)});
       });
   hook(random_stub, [](const at::TensorIteratorBase& iter, const Generator& generator) {
     int64_t range = integers_of(iter.dtype(0));
