@@ -10,5 +10,6 @@ void hook_rows();
 void hook_indexing();
 void hook_random();
 void hook_attention();
+void hook_padding();
 
 } // namespace rivulet

@@ -152,6 +152,8 @@ void register_nested() {
   register_nested_indexing(nested);
   register_nested_statistics(nested);
   register_nested_convolutions(nested);
+  register_nested_matrices(nested);
+  register_nested_losses(nested);
   // The boxing of the fallback costs more than many a view.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {

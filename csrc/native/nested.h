@@ -38,6 +38,8 @@ void register_nested_products(Nested& nested);
 void register_nested_indexing(Nested& nested);
 void register_nested_statistics(Nested& nested);
 void register_nested_convolutions(Nested& nested);
+void register_nested_matrices(Nested& nested);
+void register_nested_losses(Nested& nested);
 void register_nested();
 
 } // namespace rivulet

@@ -142,6 +142,9 @@ void hook_reductions() {
   });
   hook(cumsum_stub, Scan<0>{});
   hook(cumprod_stub, Scan<1>{});
+  hook(logcumsumexp_stub, [](const at::Tensor& out, const at::Tensor& x, int64_t dim) {
+    return Scan<4>{}(out, x, dim);
+  });
 }
 
 } // namespace rivulet

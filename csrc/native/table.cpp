@@ -33,10 +33,10 @@ const std::unordered_set<std::string>& names() {
       "silu_backward", "softplus", "softplus_backward", "softshrink", "softshrink_backward", "tanh_backward",
       "threshold", "threshold_backward", "mse_loss", "smooth_l1_loss", "huber_loss",
       // copies and creation
-      "arange", "cat", "clone", "fill", "flip", "linspace", "roll", "zero",
+      "arange", "cat", "clone", "eye", "fill", "flip", "linspace", "roll", "tril", "triu", "zero",
       // reductions and running totals
-      "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "linalg_vector_norm", "max", "mean", "min",
-      "norm", "prod", "std", "std_mean", "sum", "var",
+      "_cummax_helper", "_cummin_helper", "_logcumsumexp", "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "linalg_vector_norm", "max", "mean", "min",
+      "nansum", "norm", "prod", "std", "std_mean", "sum", "var",
       "var_mean",
       // rows
       "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "native_group_norm", "native_layer_norm",
@@ -46,9 +46,14 @@ const std::unordered_set<std::string>& names() {
       // attention
       "_fused_sdp_choice", "_scaled_dot_product_flash_attention_for_cpu",
       // indexing
-      "gather", "index", "_index_put_impl", "index_select", "scatter", "scatter_add", "scatter_reduce",
+      "embedding", "embedding_dense_backward", "gather", "index", "isin", "_index_put_impl", "index_select", "scatter", "scatter_add", "scatter_reduce",
       // random numbers
-      "bernoulli", "exponential", "normal", "random", "uniform"};
+      "bernoulli", "exponential", "multinomial", "normal", "randperm", "random", "uniform",
+      // losses over classes, padding
+      "nll_loss2d_backward", "nll_loss2d_forward", "nll_loss_backward", "nll_loss_forward", "reflection_pad1d",
+      "reflection_pad1d_backward", "reflection_pad2d", "reflection_pad2d_backward", "reflection_pad3d",
+      "reflection_pad3d_backward", "replication_pad1d", "replication_pad1d_backward", "replication_pad2d",
+      "replication_pad2d_backward", "replication_pad3d", "replication_pad3d_backward"};
   return *set;
 }
 
@@ -87,6 +92,7 @@ void prepare_hooks() {
   hook_indexing();
   hook_random();
   hook_attention();
+  hook_padding();
 }
 
 } // namespace rivulet

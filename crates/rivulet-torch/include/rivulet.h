@@ -198,8 +198,21 @@ int32_t rivulet_sort(const rivulet_view *values, const rivulet_view *indices, co
  * padding and dilation along height and along width, then groups. */
 int32_t rivulet_convolution(uint32_t kind, const rivulet_view *out, const rivulet_view *x, const rivulet_view *weight,
                             const rivulet_view *bias, const uint32_t geometry[7]);
-/* kind: 0 sum, 1 product, 2 maximum, 3 minimum. */
+/* kind: 0 sum, 1 product, 2 maximum, 3 minimum, 4 logarithm of the sum of exponentials. */
 int32_t rivulet_scan(uint32_t kind, const rivulet_view *out, const rivulet_view *x, uint32_t dim);
+/* The largest or smallest so far with its place; the places are dense. */
+int32_t rivulet_scan_places(int32_t largest, const rivulet_view *out, const rivulet_view *places, const rivulet_view *x,
+                            uint32_t dim);
+/* Negative log likelihood: out from x, or with `backward` out, the gradient of x, from x, that of the loss. kind: 0 each,
+ * 1 mean, 2 sum. total: sum of the weights, for 1 and 2. weight is optional. */
+int32_t rivulet_nll_loss(int32_t backward, const rivulet_view *out, const rivulet_view *total, const rivulet_view *x,
+                         const rivulet_view *target, const rivulet_view *weight, uint32_t kind, int64_t ignored);
+/* out: [rows, size]; padding: a row that gets nothing, or negative. */
+int32_t rivulet_embedding_backward(const rivulet_view *out, const rivulet_view *grad, const rivulet_view *indices,
+                                   int64_t padding, int32_t by_frequency);
+/* By reflection, or by replication. edges: places before and after, of the last dimension first. */
+int32_t rivulet_pad(int32_t replicate, int32_t backward, const rivulet_view *out, const rivulet_view *x,
+                    const int64_t *edges, size_t dims);
 /* activation: of rivulet_pointwise_op, or RIVULET_NO_OP. */
 int32_t rivulet_matmul(const rivulet_view *out, const rivulet_view *a, const rivulet_view *b, const rivulet_view *bias,
                        double alpha, double beta, uint32_t activation);

@@ -1,32 +1,14 @@
-//! Native ops on a Vulkan device, through the runtime: Mesa's llvmpipe, or the adapter whose name contains
-//! `RIVULET_TEST_ADAPTER`. Skipped where there is none, unless `RIVULET_REQUIRE_VULKAN=1`. The validation layer looks on
-//! where it is installed.
+//! Native ops on a Vulkan device, through the runtime: what they share. Each family has a file of its own.
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic what is wrong")]
 
-#[path = "../../rivulet-hal/tests/common/adapter.rs"]
-mod adapter;
-mod common;
+mod gpu;
 
+use gpu::{clean, common, device, device_or_skip};
 use rivulet::memory::Block;
 use rivulet::ops::{DType, Op, Scalar, View, pointwise};
-use rivulet::{Access, Device, DeviceOptions, Error};
+use rivulet::{Access, Device, Error};
 use rivulet_hal::sync::Arc;
-use rivulet_hal::vulkan::{self, Options};
-
-fn device() -> Option<Device> {
-    let hal = adapter::open(&Options::default())?;
-    Some(Device::with(hal, DeviceOptions::default()).unwrap())
-}
-
-macro_rules! device_or_skip {
-    () => {
-        match device() {
-            Some(device) => device,
-            None => return,
-        }
-    };
-}
 
 fn floats(device: &Device, values: &[f32]) -> Arc<Block> {
     let block = device.allocate(4 * values.len().max(1) as u64).unwrap();
@@ -45,10 +27,6 @@ fn read(device: &Device, block: &Block, count: usize) -> Vec<f32> {
 
 fn view<'b>(block: &'b Block, shape: &[u64]) -> View<'b> {
     View::dense(block, DType::F32, shape)
-}
-
-fn clean() {
-    assert_eq!(vulkan::validation_messages(), [""; 0]);
 }
 
 fn add(device: &Device, out: &View<'_>, a: &View<'_>, b: &View<'_>) -> rivulet::Result<()> {

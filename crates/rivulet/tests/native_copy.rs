@@ -97,8 +97,11 @@ fn fills_take_any_scalar_and_touch_nothing_else() {
         }
     }
     let wide = zeros(&device, DType::I64, &dense(&[2]));
-    fill(&device, &wide.view(), Scalar::I64(i64::MIN + 1)).unwrap();
-    assert_eq!(wide.raw()[1], (i64::MIN + 1).to_le_bytes());
+    // Among them such whose lower word alone would be negative.
+    for value in [i64::MIN + 1, 0xffff_ffff, 1 << 31, -(1 << 31), i64::MAX] {
+        fill(&device, &wide.view(), Scalar::I64(value)).unwrap();
+        assert_eq!(wide.raw()[1], value.to_le_bytes(), "{value}");
+    }
     gpu::clean();
 }
 

@@ -25,7 +25,8 @@ struct Params {
     uint group;
     int diagonal;
     float scale;
-    char _pad12[4];
+    uint logsumexp_offset;
+    metal::uint4 logsumexp_strides;
 };
 typedef uint type_4[1];
 struct type_6 {

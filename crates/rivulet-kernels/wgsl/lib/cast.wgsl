@@ -20,6 +20,13 @@ fn cast_i32_f32(x: i32) -> f32 {
 fn cast_i32_i64(x: i32) -> i64 {
     return i64(x);
 }
+fn unsigned_i32(x: u32) -> i32 {
+    return i32(x);
+}
+// By way of u64: naga 30 writes i64(u32) as a conversion of signed numbers.
+fn unsigned_i64(x: u32) -> i64 {
+    return i64(u64(x));
+}
 fn cast_i64_f32(x: i64) -> f32 {
     return f32(x);
 }

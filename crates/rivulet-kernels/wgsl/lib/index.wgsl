@@ -7,7 +7,7 @@ fn wrapped_index(i: $INDEX) -> u32 {
 // One more dimension of a place that several indices name. Extra words: the dimension's size and stride. What lies
 // outside is marked by -2^31, which no place of a tensor is.
 fn i_join_index(place: $C, index: $C) -> $C {
-    let size = $C(p.extra.x);
+    let size = unsigned_$C(p.extra.x);
     let from_start = select(index, index + size, index < $C(0));
     let joined = place + from_start * $C(bitcast<i32>(p.extra.y));
     let outside = place < $C(0) || from_start < $C(0) || from_start >= size;

@@ -57,7 +57,7 @@ fn random_below(e: u32) -> u32 {
     return select(wide_product(word, p.extra.y).x, word, p.extra.y == 0u);
 }
 fn i_randint(e: u32) -> $C {
-    return $C(bitcast<i32>(p.extra.x)) + $C(random_below(e));
+    return $C(bitcast<i32>(p.extra.x)) + unsigned_$C(random_below(e));
 }
 fn f_randint(e: u32) -> f32 {
     return f32(bitcast<i32>(p.extra.x)) + f32(random_below(e));

@@ -6,6 +6,5 @@ fn scalar_i32(k: u32) -> i32 {
     return bitcast<i32>(p.scalars[k]);
 }
 fn scalar_i64(k: u32) -> i64 {
-    // The mask: some drivers extend the sign of an unsigned word too.
-    return (i64(p.scalars[2u * k + 1u]) << 32u) | (i64(p.scalars[2u * k]) & 0xffffffffli);
+    return (unsigned_i64(p.scalars[2u * k + 1u]) << 32u) | unsigned_i64(p.scalars[2u * k]);
 }

@@ -2,7 +2,7 @@
 
 use super::launch::launch;
 use super::pointwise::{Call, cast_scalar, each_place, run};
-use super::temporary::Temporary;
+use super::temporary::{Input, Temporary};
 use super::view::View;
 use super::walk::{Walk, describe};
 use super::{DType, Op, Scalar, ScatterOp, no_kernel, refuse};
@@ -370,6 +370,9 @@ fn with_joined(
     let joined = Temporary::new(device, dtype, indices[0].count())?;
     let place = joined.view(dtype, shape);
     for (k, index) in indices.iter().enumerate() {
+        // Of one type before they are joined: llvmpipe (Mesa 22.3) compares widened int32 wrongly there.
+        let index = Input::new(device, index, dtype, true)?;
+        let index = &*index.view();
         let extra = [sizes[k] as u32, strides[k] as u32];
         let scalar = (k == 0).then_some(0);
         let call = Call { extra, scalar, ..Call::new(Op::JoinIndex, dtype) };
