@@ -244,7 +244,7 @@ fn powers_and_remainders_of_random_floats() {
 fn quotients_and_roots_are_correctly_rounded() {
     need_device!();
     let mut rng = fastrand::Rng::with_seed(3);
-    // Any bits, then quotients near ties, then subnormal ones.
+    // Any bits, quotients near ties, and subnormal ones.
     let mut a: Vec<f32> = (0..60_000).map(|_| f32::from_bits(rng.u32(..))).collect();
     let mut b: Vec<f32> = (0..60_000).map(|_| f32::from_bits(rng.u32(..))).collect();
     for _ in 0..20_000 {
@@ -252,6 +252,11 @@ fn quotients_and_roots_are_correctly_rounded() {
         b.push(f32::from_bits(0x3fff_fff0 + rng.u32(0..16)));
         a.push(f32::from_bits(rng.u32(0..0x0180_0000)));
         b.push(f32::from_bits(0x3f00_0000 + rng.u32(0..0x180_0000)));
+    }
+    for bits in 1..400 {
+        // Halves, quarters and eighths of the least number: ties.
+        a.push(f32::from_bits(bits));
+        b.push([2.0, 4.0, 8.0][bits as usize % 3]);
     }
     for ((&a, &b), got) in a.iter().zip(&b).zip(floats(Op::Div, &[&a, &b])) {
         assert!(same(got, a / b, 0.0), "{a:e} / {b:e}: {got:e} for {:e}", a / b);

@@ -22,7 +22,12 @@ fn the_last_of_equal_extremes_stands_and_a_nan_stands_for_ever() {
                         if dtype.is_float() && k % 500 == 431 { f64::NAN } else { f64::from(rng.i32(0..90)) }
                     })
                     .collect();
-                let x = decode(dtype, &encode(dtype, &x));
+                let mut x = decode(dtype, &encode(dtype, &x));
+                if size == 700 {
+                    // Falling, then rising: what stands comes from an earlier block.
+                    x.iter_mut().enumerate().for_each(|(k, x)| *x = (k as f64 / 16.0 - 30.0).abs().round());
+                    x = decode(dtype, &encode(dtype, &x));
+                }
                 let (mut values, mut places) = (vec![0.0; count], vec![0.0; count]);
                 for row in 0..outer * inner {
                     let first = row / inner * size * inner + row % inner;
