@@ -2,6 +2,7 @@
 #include <ATen/native/transformers/sdp_utils_cpp.h>
 
 #include "aten/kernels.h"
+#include "native/scope.h"
 
 namespace rivulet {
 
@@ -25,7 +26,10 @@ Tensor scaled_dot_product_attention(
       at::_fused_sdp_choice(query, key, value, mask, dropout, causal, scale, grouped));
   // The choice is made on stand-ins, which require no grad; the flash kernel gives none to a mask.
   bool mask_takes_grad = mask.has_value() && mask->defined() && mask->requires_grad();
-  if (choice != sdp::SDPBackend::flash_attention || mask_takes_grad) {
+  // The flash kernel's gradient has no kernel on the device; those of the formula's parts have.
+  bool takes_grad = at::GradMode::is_enabled() && has_kernels() &&
+      (query.requires_grad() || key.requires_grad() || value.requires_grad());
+  if (choice != sdp::SDPBackend::flash_attention || mask_takes_grad || takes_grad) {
     return std::get<0>(
         at::_scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, std::nullopt, scale, grouped));
   }

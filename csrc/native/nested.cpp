@@ -69,9 +69,10 @@ Tensor& zero_(Tensor& self) {
 
 // Reading a number waits for the device, also inside another op.
 at::Scalar local_scalar_dense(const Tensor& self) {
+  static const uint32_t reading = rivulet_op_id("reading a number");
   HostSection section;
   section.add(self, false);
-  section.begin();
+  section.begin(reading);
   return at::_ops::_local_scalar_dense::redispatch(kCpu, self);
 }
 

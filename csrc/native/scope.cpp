@@ -72,14 +72,14 @@ void HostSection::note_value(const c10::IValue& value, bool write) {
   }
 }
 
-void HostSection::begin() {
-  inside_.emplace(native_op, operands_.data(), operands_.size());
+void HostSection::begin(uint32_t label) {
+  inside_.emplace(label, operands_.data(), operands_.size());
 }
 
-HostSection::Inside::Inside(uint32_t op, const rivulet_operand* operands, size_t count)
-    : not_nested(kNested), op(op) {
+HostSection::Inside::Inside(uint32_t label, const rivulet_operand* operands, size_t count)
+    : not_nested(kNested), op(native_op) {
   if (count != 0) {
-    scope.emplace(op, operands, count);
+    scope.emplace(label, operands, count);
   } else {
     memory.emplace(Writer::Anybody);
   }

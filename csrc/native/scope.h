@@ -78,12 +78,16 @@ class HostSection {
   }
   // A boxed argument.
   void note_value(const c10::IValue& value, bool write);
-  void begin();
+  void begin() {
+    begin(current_native_op());
+  }
+  // As something else than the op, which is not counted: what the user asked for.
+  void begin(uint32_t label);
 
  private:
   c10::SmallVector<rivulet_operand, 8> operands_;
   struct Inside {
-    Inside(uint32_t op, const rivulet_operand* operands, size_t count);
+    Inside(uint32_t label, const rivulet_operand* operands, size_t count);
     ~Inside();
     // Without operands of the device nothing has to wait, and what is allocated is the CPU's own.
     std::optional<HostScope> scope;

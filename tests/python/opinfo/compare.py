@@ -79,8 +79,29 @@ def check_values(path: str, host: torch.Tensor, device: torch.Tensor) -> bool:
         try:
             torch.testing.assert_close(back, host, equal_nan=True, check_stride=False)
         except AssertionError as error:
-            raise Difference(f"result{path}: {' '.join(str(error).split())}") from None
+            if not close_as_a_whole(host, back):
+                raise Difference(f"result{path}: {' '.join(str(error).split())}") from None
     return False
+
+
+# Relative L2 distance of results that are sums of many terms, in another order than the CPU's.
+WHOLE = {torch.float32: 1e-5, torch.complex64: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+
+
+def close_as_a_whole(host: torch.Tensor, device: torch.Tensor) -> bool:
+    """Where terms of a sum cancel, single elements may be far off beside their own size, but not beside the others'."""
+    if host.dtype not in WHOLE or host.layout != torch.strided:
+        return False
+    limit = WHOLE[host.dtype]
+    wide = torch.complex128 if host.dtype.is_complex else torch.float64
+    host, device = host.to(wide), device.to(wide)
+    finite = host.isfinite()
+    if not torch.equal(finite, device.isfinite()):
+        return False
+    if not torch.equal(host[~finite].nan_to_num(nan=0.5), device[~finite].nan_to_num(nan=0.5)):
+        return False
+    distance, size = ((t.abs().square().sum().sqrt()) for t in (host[finite] - device[finite], host[finite]))
+    return bool(distance <= limit * size)
 
 
 def check_results(
@@ -159,10 +180,18 @@ def distributions_differ(one: torch.Tensor, other: torch.Tensor) -> str | None:
 
 
 def _ks_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Values that rounding alone tells apart count as equal: a discrete distribution may lie a little beside itself."""
     a, b = a.sort().values, b.sort().values
     points = torch.cat([a, b])
-    shares = [torch.searchsorted(v, points, right=True).double() / len(v) for v in (a, b)]
-    return (shares[0] - shares[1]).abs().max().item()
+    usual = points[points.abs() < 1e100]
+    slack = 1e-4 * (usual.abs().max().item() if len(usual) else 0.0)
+
+    def share(v: torch.Tensor, shift: float) -> torch.Tensor:
+        return torch.searchsorted(v, points + shift, right=True).double() / len(v)
+
+    above = share(a, -slack) - share(b, slack)
+    below = share(b, -slack) - share(a, slack)
+    return max(above.max().item(), below.max().item(), 0.0)
 
 
 def numbers(values: torch.Tensor) -> torch.Tensor:
