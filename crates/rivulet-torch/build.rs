@@ -24,6 +24,10 @@ fn main() {
         return;
     }
     let mut build = cc::Build::new();
+    // PyTorch's wheels are compiled with both, and the types of its kernel stubs depend on it.
+    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        build.define("HAVE_AVX2_CPU_DEFINITION", None).define("HAVE_AVX512_CPU_DEFINITION", None);
+    }
     build
         .cpp(true)
         .std("c++20")

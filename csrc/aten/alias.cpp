@@ -7,6 +7,7 @@
 
 #include "aten/kernel_memory.h"
 #include "aten/sparse.h"
+#include "native/scope.h"
 #include "runtime/allocator.h"
 #include "runtime/status.h"
 
@@ -19,8 +20,6 @@ constexpr size_t kAdoptThreshold = 16 * 1024;
 
 const c10::DispatchKeySet kHostKeys(c10::DispatchKey::CPU);
 const c10::DispatchKeySet kDeviceKeys(c10::DispatchKey::MPS);
-
-void keep_nothing(void*) {}
 
 void drop_data(void* owner) {
   delete static_cast<c10::DataPtr*>(owner);
@@ -46,11 +45,12 @@ c10::DataPtr data_to_device(c10::DataPtr&& host, size_t nbytes) {
   if (C10_LIKELY(claim_kernel_memory(host))) {
     return std::move(host);
   }
-  // Only memory of the CPU's own allocator is ours to keep; anything else may be freed or changed behind us.
-  if (nbytes >= kAdoptThreshold && is_stock_memory(host)) {
+  // Only memory of the CPU's own allocator is ours to keep; anything else may be freed or changed behind us. A GPU
+  // cannot use it where it is.
+  if (nbytes >= kAdoptThreshold && is_stock_memory(host) && !has_kernels()) {
     return adopt(std::move(host), nbytes);
   }
-  c10::DataPtr device = allocate_data(nbytes);
+  c10::DataPtr device = allocate_host_data(nbytes);
   std::memcpy(device.mutable_get(), host.get(), nbytes);
   return device;
 }
@@ -90,22 +90,22 @@ Pool& pool() {
   return pool;
 }
 
-c10::DataPtr borrowed(void* data) {
-  return {data, nullptr, &keep_nothing, c10::Device(c10::kCPU)};
+c10::DataPtr borrowed(void* data, rivulet_block* block) {
+  return {data, block, &keep_nothing, c10::Device(c10::kCPU)};
 }
 
 // A CPU tensor with the metadata of `meta` over `data`.
-at::Tensor make_stand_in(const at::Tensor& meta, void* data, size_t nbytes, bool resizable) {
+at::Tensor make_stand_in(const at::Tensor& meta, void* data, rivulet_block* block, size_t nbytes, bool resizable) {
   auto& idle = pool().idle;
   if (idle.empty()) {
     c10::Storage storage(
-        c10::Storage::use_byte_size_t(), nbytes, borrowed(data), c10::GetCPUAllocator(), resizable);
+        c10::Storage::use_byte_size_t(), nbytes, borrowed(data, block), c10::GetCPUAllocator(), resizable);
     return make_like(meta, std::move(storage), kHostKeys);
   }
   at::Tensor host = std::move(idle.back());
   idle.pop_back();
   auto* storage = host.storage().unsafeGetStorageImpl();
-  storage->set_data_ptr_noswap(borrowed(data));
+  storage->set_data_ptr_noswap(borrowed(data, block));
   storage->set_nbytes(nbytes);
   storage->set_resizable(resizable);
   auto* impl = host.unsafeGetTensorImpl();
@@ -122,12 +122,14 @@ void recycle(at::Tensor&& host) {
   auto& idle = pool().idle;
   if (idle.size() < Pool::kCapacity && host.use_count() == 1 && host.storage().use_count() == 1 &&
       !host.is_conj() && !host.is_neg()) {
-    host.storage().unsafeGetStorageImpl()->set_data_ptr_noswap(borrowed(nullptr));
+    host.storage().unsafeGetStorageImpl()->set_data_ptr_noswap(borrowed(nullptr, nullptr));
     idle.push_back(std::move(host));
   }
 }
 
 } // namespace
+
+void keep_nothing(void*) {}
 
 AliasSet::~AliasSet() {
   for (auto& entry : entries_) {
@@ -192,10 +194,11 @@ size_t AliasSet::add(c10::MaybeOwned<at::Tensor> owned, bool write) {
   }
   void* data = const_cast<void*>(device->data_ptr().get());
   size_t nbytes = device->nbytes();
-  if (auto* block = block_of(*device)) {
+  auto* block = block_of(*device);
+  if (block) {
     operands_.push_back({block, write ? 1u : 0u});
   }
-  auto host = make_stand_in(tensor, data, nbytes, write);
+  auto host = make_stand_in(tensor, data, block, nbytes, write);
   storages_.push_back({device, host.storage().unsafeGetStorageImpl(), data, nbytes, write});
   return push(std::move(owned), std::move(host), write, true);
 }
@@ -270,7 +273,7 @@ at::Tensor to_device(at::Tensor host) {
   if (!fresh) {
     // Somebody else keeps this CPU tensor: it stays what it is.
     auto nbytes = storage->nbytes();
-    c10::DataPtr data = allocate_data(nbytes);
+    c10::DataPtr data = allocate_host_data(nbytes);
     if (nbytes != 0) {
       std::memcpy(data.mutable_get(), storage->data(), nbytes);
     }

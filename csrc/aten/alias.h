@@ -8,6 +8,9 @@
 
 namespace rivulet {
 
+// Deleter of a stand-in's data pointer, whose context is the block.
+void keep_nothing(void* block);
+
 // The CPU stand-ins of one op's mps operands. Lives on the stack of the op, inside one thread, and not longer than
 // the operands.
 //

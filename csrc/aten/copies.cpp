@@ -6,6 +6,8 @@
 #include "aten/cpu_path.h"
 #include "aten/host_scope.h"
 #include "aten/kernels.h"
+#include "native/nested.h"
+#include "native/scope.h"
 
 namespace rivulet {
 
@@ -14,6 +16,8 @@ using at::Tensor;
 // Both directions and mps to mps. A copy is complete when the call returns, so that non_blocking needs no care for
 // the source's lifetime; tensors of a third device go through the CPU.
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
+  // Not counted as a fallback, unlike a copy inside the device that has no kernel.
+  static const uint32_t transfer = rivulet_op_id("copy_ from or to the CPU");
   static const uint32_t op = rivulet_op_id("aten::copy_");
   if (self.is_same(source)) {
     return self;
@@ -29,10 +33,14 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
     self.copy_(source.cpu(), non_blocking);
     return self;
   }
+  bool inside = self.is_mps() && source.is_mps();
+  if (inside && has_kernels() && copy_elements(self, source)) {
+    return self;
+  }
   AliasSet aliases;
   Tensor to = aliases.alias(self, true);
   Tensor from = aliases.alias(source, false);
-  HostScope scope(op, aliases.operands().data(), aliases.operands().size());
+  HostScope scope(inside ? op : transfer, aliases.operands().data(), aliases.operands().size());
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   to.copy_(from);
   aliases.carry_back();
@@ -53,7 +61,7 @@ Tensor copy_from_and_resize(const Tensor& self, const Tensor& target) {
 }
 
 at::Scalar local_scalar_dense(const Tensor& self) {
-  static const uint32_t op = rivulet_op_id("aten::_local_scalar_dense");
+  static const uint32_t op = rivulet_op_id("reading a number");
   AliasSet aliases;
   Tensor host = aliases.alias(self, false);
   HostScope scope(op, aliases.operands().data(), aliases.operands().size());

@@ -16,6 +16,8 @@
 #include "aten/host_scope.h"
 #include "aten/kernels.h"
 #include "aten/random.h"
+#include "native/nested.h"
+#include "native/table.h"
 #include "runtime/allocator.h"
 #include "runtime/hooks.h"
 #include "runtime/status.h"
@@ -56,6 +58,8 @@ struct Plan {
   uint16_t argument_count;
   uint16_t return_count;
   bool accepts_cpu;
+  bool native;
+  c10::DispatchKey native_key;
   std::string name;
   std::vector<Argument> arguments;
   // For each result: the argument it is (Tensor(a!)), or -1.
@@ -67,6 +71,8 @@ struct Plan {
     name = full.overload_name.empty() ? full.name : full.name + "." + full.overload_name;
     id = rivulet_op_id(name.c_str());
     accepts_cpu = accepts_cpu_operands(full.name);
+    native = is_native(full.name);
+    native_key = rivulet::native_key(full);
     argument_count = static_cast<uint16_t>(schema.arguments().size());
     return_count = static_cast<uint16_t>(schema.returns().size());
     for (uint16_t i = 0; i < argument_count; ++i) {
@@ -218,10 +224,10 @@ class Call {
 void run(const Plan& plan, const c10::OperatorHandle& op, Stack* stack, c10::DispatchKey layout) {
   Call call(plan, *stack);
   call.lower();
-  HostScope scope(plan.id, call.lowering().operands());
+  OpScope scope(plan.id, call.lowering(), plan.native && layout == c10::DispatchKey::CPU);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   try {
-    op.redispatchBoxed(call.lowering().keys(layout), stack);
+    op.redispatchBoxed(call.lowering().keys(scope.is_native() ? plan.native_key : layout), stack);
   } catch (const c10::Error& error) {
     rethrow_as_device_error(error, plan.name);
   }

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "aten/alias.h"
+#include "aten/host_scope.h"
+#include "native/scope.h"
 #include "runtime/hooks.h"
 
 namespace rivulet {
@@ -52,6 +54,9 @@ class Lowering {
             : sparse_ ? c10::DispatchKey::SparseCPU
                       : otherwise);
   }
+  bool is_dense() const {
+    return !sparse_ && !compressed_;
+  }
   AliasSet& aliases() {
     return aliases_;
   }
@@ -68,6 +73,25 @@ class Lowering {
   bool needs_grad_ = false;
   bool sparse_ = false;
   bool compressed_ = false;
+};
+
+// What an op with its operands lowered runs in: a native op on an adapter with kernels, a CPU access otherwise.
+class OpScope {
+ public:
+  OpScope(uint32_t op, const Lowering& lowering, bool native) {
+    if (native && has_kernels() && lowering.is_dense()) {
+      native_.emplace(op);
+    } else {
+      host_.emplace(op, lowering.operands());
+    }
+  }
+  bool is_native() const {
+    return native_.has_value();
+  }
+
+ private:
+  std::optional<HostScope> host_;
+  std::optional<NativeScope> native_;
 };
 
 // Inside a catch block: an allocation failure of a CPU kernel becomes torch.OutOfMemoryError naming the op;

@@ -28,7 +28,7 @@ class HostScope {
   rivulet_host_scope scope_;
   struct Inside {
     KernelThreads threads;
-    KernelMemory memory;
+    KernelMemory memory{Writer::Host};
   };
   std::optional<Inside> inside_;
 };

@@ -1,179 +1,35 @@
-// Note [Hot ops]
-// The CPU path of cpu_path.cpp takes any op from a stack of boxed values. For ops on small tensors that boxing costs
-// as much as the op, so the ones that inference calls most have typed entries. They do nothing else differently.
-#include <ATen/Operators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-
-#include <string>
-#include <tuple>
-
-#include "aten/cpu_path.h"
-#include "aten/host_scope.h"
+#include "aten/hot.h"
 #include "aten/kernels.h"
 
 namespace rivulet {
 
 namespace {
 
-using at::Tensor;
-
-constexpr size_t kNotOurs = SIZE_MAX;
-
-// Arguments that hold no tensor pass as they are.
-template <typename T>
-struct Lower {
-  using Held = std::tuple<>;
-  static Held in(Lowering&, const std::remove_reference_t<T>&) {
-    return {};
-  }
-  static T out(Lowering&, Held, T value) {
-    return static_cast<T>(value);
-  }
-};
-
-template <bool write>
-struct LowerTensor {
-  using Held = size_t;
-  static Held in(Lowering& lowering, const Tensor& tensor) {
-    return lowering.device_operand(tensor, write) ? lowering.borrow(tensor, write) : kNotOurs;
-  }
-};
-
-template <>
-struct Lower<const Tensor&> : LowerTensor<false> {
-  static const Tensor& out(Lowering& lowering, Held held, const Tensor& tensor) {
-    return held == kNotOurs ? tensor : lowering.aliases().host(held);
-  }
-};
-
-template <>
-struct Lower<Tensor&> : LowerTensor<true> {
-  static Tensor& out(Lowering& lowering, Held held, Tensor& tensor) {
-    return held == kNotOurs ? tensor : const_cast<Tensor&>(lowering.aliases().host(held));
-  }
-};
-
-template <>
-struct Lower<const std::optional<Tensor>&> {
-  // The optional that the kernel sees; `held` where it is a stand-in.
-  struct Held {
-    size_t held = kNotOurs;
-    std::optional<Tensor> host;
-  };
-  static Held in(Lowering& lowering, const std::optional<Tensor>& tensor) {
-    bool ours = tensor.has_value() && lowering.device_operand(*tensor, false);
-    return {ours ? lowering.borrow(*tensor, false) : kNotOurs, std::nullopt};
-  }
-  static const std::optional<Tensor>& out(Lowering& lowering, Held& held, const std::optional<Tensor>& tensor) {
-    if (held.held == kNotOurs) {
-      return tensor;
-    }
-    held.host = lowering.aliases().host(held.held);
-    return held.host;
-  }
-};
-
-Tensor raise(AliasSet& aliases, Tensor result) {
-  return aliases.restore(std::move(result));
-}
-
-template <typename... Results>
-std::tuple<Results...> raise(AliasSet& aliases, std::tuple<Results...> results) {
-  return std::apply(
-      [&](auto&... result) { return std::tuple<Results...>{raise(aliases, std::move(result))...}; }, results);
-}
-
-template <typename T>
-T raise(AliasSet&, T value) {
-  return value;
-}
-
-template <typename Op>
-uint32_t op_id() {
-  static const uint32_t id = [] {
-    std::string name = Op::name;
-    if (Op::overload_name[0] != '\0') {
-      name += std::string(".") + Op::overload_name;
-    }
-    return rivulet_op_id(name.c_str());
-  }();
-  return id;
-}
-
-template <typename Op, typename Signature = typename Op::schema>
-struct Hot;
-
-template <typename Op, typename Result, typename... Args>
-struct Hot<Op, Result(Args...)> {
-  static Result call(Args... args) {
-    Lowering lowering;
-    // Braces: operands are noted from left to right.
-    std::tuple<typename Lower<Args>::Held...> held{Lower<Args>::in(lowering, args)...};
-    lowering.check(Op::name, false);
-    HostScope scope(op_id<Op>(), lowering.operands());
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return run(lowering, held, std::index_sequence_for<Args...>(), args...);
-  }
-
- private:
-  template <typename Held, size_t... I>
-  static Result run(Lowering& lowering, Held& held, std::index_sequence<I...>, Args... args) {
-    try {
-      if constexpr (std::is_same_v<Result, Tensor&>) {
-        // In place: the result is the first argument.
-        Op::redispatch(lowering.keys(), Lower<Args>::out(lowering, std::get<I>(held), args)...);
-        lowering.aliases().carry_back();
-        return std::get<0>(std::tie(args...));
-      } else {
-        return raise(
-            lowering.aliases(),
-            Op::redispatch(lowering.keys(), Lower<Args>::out(lowering, std::get<I>(held), args)...));
-      }
-    } catch (const c10::Error& error) {
-      rethrow_as_device_error(error, Op::name);
-    }
-  }
-};
-
-template <typename Op>
-void take(torch::Library& aten) {
-  std::string name = std::string(Op::name).substr(sizeof("aten::") - 1);
-  if (Op::overload_name[0] != '\0') {
-    name += std::string(".") + Op::overload_name;
-  }
-  aten.impl(name.c_str(), torch::CppFunction::makeFromUnboxedFunction(TORCH_FN((Hot<Op>::call))));
-}
-
-template <typename... Ops>
-void take_all(torch::Library& aten) {
-  (take<Ops>(aten), ...);
-}
-
 namespace ops = at::_ops;
 
 } // namespace
 
 void register_hot_ops(torch::Library& aten) {
-  take_all<
+  hot::take_all<
       ops::add_Tensor, ops::sub_Tensor, ops::mul_Tensor, ops::div_Tensor, ops::maximum, ops::minimum,
       ops::pow_Tensor_Scalar>(aten);
-  take_all<ops::add__Tensor, ops::sub__Tensor, ops::mul__Tensor, ops::div__Tensor>(aten);
-  take_all<
+  hot::take_all<ops::add__Tensor, ops::sub__Tensor, ops::mul__Tensor, ops::div__Tensor>(aten);
+  hot::take_all<
       ops::relu, ops::gelu, ops::silu, ops::tanh, ops::sigmoid, ops::exp, ops::log, ops::sqrt, ops::rsqrt,
       ops::neg, ops::abs, ops::sin, ops::cos, ops::erf, ops::reciprocal>(aten);
-  take_all<ops::relu_, ops::silu_, ops::tanh_, ops::sigmoid_, ops::exp_, ops::neg_>(aten);
-  take_all<
+  hot::take_all<ops::relu_, ops::silu_, ops::tanh_, ops::sigmoid_, ops::exp_, ops::neg_>(aten);
+  hot::take_all<
       ops::eq_Tensor, ops::ne_Tensor, ops::lt_Tensor, ops::le_Tensor, ops::gt_Tensor, ops::ge_Tensor>(aten);
-  take_all<
+  hot::take_all<
       ops::eq_Scalar, ops::ne_Scalar, ops::lt_Scalar, ops::le_Scalar, ops::gt_Scalar, ops::ge_Scalar>(aten);
-  take_all<ops::bitwise_not, ops::bitwise_and_Tensor, ops::bitwise_or_Tensor, ops::logical_not>(aten);
-  take_all<
+  hot::take_all<ops::bitwise_not, ops::bitwise_and_Tensor, ops::bitwise_or_Tensor, ops::logical_not>(aten);
+  hot::take_all<
       ops::mm, ops::bmm, ops::addmm, ops::baddbmm, ops::native_layer_norm, ops::_softmax,
       ops::_log_softmax>(aten);
-  take_all<
+  hot::take_all<
       ops::_scaled_dot_product_flash_attention_for_cpu, ops::where_self, ops::masked_fill_Scalar,
       ops::index_select, ops::embedding>(aten);
-  take_all<
+  hot::take_all<
       ops::sum_dim_IntList, ops::mean_dim, ops::argmax, ops::cumsum, ops::gather, ops::fill__Scalar,
       ops::zero_>(aten);
 }

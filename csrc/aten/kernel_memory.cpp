@@ -2,6 +2,7 @@
 
 #include <c10/core/CPUAllocator.h>
 
+#include "aten/alias.h"
 #include "runtime/allocator.h"
 #include "runtime/status.h"
 
@@ -16,12 +17,21 @@ struct Recent {
     void* data;
     rivulet_block* block;
   };
-  bool inside;
+  Writer writer;
   uint32_t next;
   Entry entries[kCapacity];
 
   void note(void* data, rivulet_block* block) {
     entries[next++ % kCapacity] = {data, block};
+  }
+  rivulet_block* find(const void* data) const {
+    for (uint32_t age = 1; age <= kCapacity && age <= next; ++age) {
+      const Entry& entry = entries[(next - age) % kCapacity];
+      if (entry.data == data) {
+        return entry.block;
+      }
+    }
+    return nullptr;
   }
   rivulet_block* take(void* data) {
     for (uint32_t age = 1; age <= kCapacity && age <= next; ++age) {
@@ -66,15 +76,11 @@ void free_kernel_memory(void* data) {
 class KernelAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    if (C10_LIKELY(!recent.inside) || bytes == 0) {
+    bool native = recent.writer == Writer::Device;
+    if (C10_LIKELY(recent.writer == Writer::Anybody) || bytes == 0 || (native && bytes <= kHostResultBytes)) {
       return stock->allocate(bytes);
     }
-    void* data = nullptr;
-    rivulet_block* block = nullptr;
-    check(rivulet_alloc(bytes, &data, &block));
-    recent.note(data, block);
-    // The context is the address: raw_allocate() insists on it.
-    return {data, data, &free_kernel_memory, c10::Device(c10::kCPU)};
+    return allocate_kernel_memory(bytes);
   }
   c10::DeleterFnPtr raw_deleter() const override {
     return &free_kernel_memory;
@@ -96,6 +102,28 @@ void register_kernel_memory() {
   c10::SetCPUAllocator(new KernelAllocator(), 0);
 }
 
+c10::DataPtr allocate_kernel_memory(size_t bytes) {
+  void* data = nullptr;
+  rivulet_block* block = nullptr;
+  auto allocate = recent.writer == Writer::Host ? &rivulet_alloc_host : &rivulet_alloc;
+  check(allocate(bytes, &data, &block));
+  recent.note(data, block);
+  // The context is the address: raw_allocate() insists on it.
+  return {data, data, &free_kernel_memory, c10::Device(c10::kCPU)};
+}
+
+rivulet_block* operand_block(const c10::StorageImpl& storage) {
+  const c10::DataPtr& data = storage.data_ptr();
+  if (C10_LIKELY(data.get_deleter() == &keep_nothing || data.get_deleter() == &free_block)) {
+    return static_cast<rivulet_block*>(data.get_context());
+  }
+  if (data.get_deleter() != &free_kernel_memory) {
+    return data.get() && rivulet_holds(data.get()) ? rivulet_block_of(data.get()) : nullptr;
+  }
+  rivulet_block* block = recent.find(data.get());
+  return C10_LIKELY(block) ? block : rivulet_block_of(data.get());
+}
+
 bool claim_kernel_memory(c10::DataPtr& data) {
   if (data.get_deleter() != &free_kernel_memory) {
     return false;
@@ -113,13 +141,15 @@ bool is_stock_memory(const c10::DataPtr& data) {
   return data.get_deleter() == stock->raw_deleter();
 }
 
-KernelMemory::KernelMemory() : previous_(recent.inside) {
-  recent.inside = true;
+KernelMemory::KernelMemory(Writer writer) : previous_(recent.writer) {
+  recent.writer = writer;
 }
 
 KernelMemory::~KernelMemory() {
-  recent.inside = previous_;
-  recent.next = 0;
+  recent.writer = previous_;
+  if (previous_ == Writer::Anybody) {
+    recent.next = 0;
+  }
 }
 
 } // namespace rivulet

@@ -152,14 +152,27 @@ rivulet_block* block_of(const c10::StorageImpl& storage) {
   return data.get() ? rivulet_block_of(data.get()) : nullptr;
 }
 
-c10::DataPtr allocate_data(size_t bytes) {
+namespace {
+
+template <typename Allocate>
+c10::DataPtr allocate_with(Allocate allocate, size_t bytes) {
   if (bytes == 0) {
     return {nullptr, nullptr, nullptr, kDevice};
   }
   void* data = nullptr;
   rivulet_block* block = nullptr;
-  check(rivulet_alloc(bytes, &data, &block));
+  check(allocate(bytes, &data, &block));
   return {data, block, &free_block, kDevice};
+}
+
+} // namespace
+
+c10::DataPtr allocate_data(size_t bytes) {
+  return allocate_with(rivulet_alloc, bytes);
+}
+
+c10::DataPtr allocate_host_data(size_t bytes) {
+  return allocate_with(rivulet_alloc_host, bytes);
 }
 
 } // namespace rivulet

@@ -25,5 +25,7 @@ rivulet_block* block_of(const c10::StorageImpl& storage);
 
 // A DataPtr that owns `bytes` fresh bytes; a null one for 0 bytes.
 c10::DataPtr allocate_data(size_t bytes);
+// The same, for bytes that the CPU writes first.
+c10::DataPtr allocate_host_data(size_t bytes);
 
 } // namespace rivulet

@@ -8,6 +8,9 @@
 #include "aten/kernel_memory.h"
 #include "aten/kernel_threads.h"
 #include "aten/kernels.h"
+#include "native/direct.h"
+#include "native/nested.h"
+#include "native/table.h"
 #include "runtime/accelerator.h"
 #include "runtime/allocator.h"
 #include "runtime/guard.h"
@@ -55,6 +58,9 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::note_default_kernel_threads();
   rivulet::register_kernel_memory();
 
+  // Native ops are looked up while the rest is registered.
+  rivulet::prepare_hooks();
+  rivulet::register_nested();
   auto& aten = library("aten", DispatchKey::MPS);
   auto& autograd = library("aten", DispatchKey::AutogradMPS);
   rivulet::register_factories(aten);
@@ -62,6 +68,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::register_copies(aten);
   rivulet::register_attention(aten, autograd);
   rivulet::register_random(aten);
+  rivulet::register_direct(aten, autograd);
   rivulet::register_hot_ops(aten);
   rivulet::register_cpu_path(aten, library("_", DispatchKey::MPS));
   auto& sparse = library("aten", DispatchKey::SparseMPS);

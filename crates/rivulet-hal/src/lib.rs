@@ -28,6 +28,7 @@ pub mod vulkan;
 
 mod cpu;
 mod error;
+pub use cpu::{copy_bytes, read_bytes, write_bytes};
 pub use error::{HalError, SubmitFailure};
 
 use std::ptr::NonNull;
@@ -47,6 +48,19 @@ pub enum Backend {
     Metal,
 }
 
+/// What kind of machine an adapter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// The CPU, or a GPU that it simulates.
+    Cpu,
+    /// A GPU on the CPU's chip or beside it, with the same memory.
+    Integrated,
+    /// A card with memory of its own.
+    Discrete,
+    /// A GPU that a virtual machine offers.
+    Virtual,
+}
+
 /// What an adapter is and can do. Fixed for the life of a device.
 #[derive(Clone, Debug)]
 pub struct AdapterInfo {
@@ -54,11 +68,14 @@ pub struct AdapterInfo {
     pub name: String,
     /// Driver family.
     pub backend: Backend,
+    /// Kind of machine.
+    pub class: AdapterClass,
     /// Driver name and version, for reports.
     pub driver: String,
     /// Hardware queues that the runtime should use (already chosen, not the driver's count).
     pub queues: usize,
-    /// True where the CPU and the device read the same bytes, so that a host access copies nothing.
+    /// True where the CPU and the device read the same bytes, so that a host access copies nothing. Elsewhere memory for
+    /// tensors has a [mirror](Memory::mirror).
     pub unified_memory: bool,
     /// True where submitted work is complete when `submit` returns.
     pub inline_completion: bool,
@@ -87,6 +104,8 @@ pub struct ShaderFeatures {
     pub preserve_subnormals_f32: bool,
     /// A kernel may ask for rounding to nearest even in float16.
     pub round_even_f16: bool,
+    /// Subgroups of 32 multiply 16 x 16 matrices of float16 with sums in float32, under the Vulkan memory model.
+    pub cooperative_f16: bool,
 }
 
 /// What a piece of memory is for; a driver picks its heap from this.
@@ -122,6 +141,19 @@ pub trait Memory: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Memory::begin_host_access`].
     fn end_host_access(&self, range: ByteRange, write: bool) -> Result<(), HalError>;
+    /// The CPU's own copy of the bytes, [`Memory::size`] of them at [`Memory::address`], where the device's are out of
+    /// its sight: a *mirror*. Zero until written; nothing moves between the two copies but what the caller moves.
+    fn mirror(&self) -> Option<NonNull<u8>> {
+        None
+    }
+    /// Gives the mirror's pages that lie wholly inside `range` back to the system; their bytes are zero from then on.
+    /// Nobody else may touch the mirror's range meanwhile. Nothing where there is no mirror.
+    ///
+    /// # Errors
+    /// [`HalError::Usage`] for a range outside the memory.
+    fn release_mirror(&self, range: ByteRange) -> Result<(), HalError> {
+        cpu::check_range(range, self.size(), "release_mirror")
+    }
     /// Downcast for the driver that made it.
     fn as_any(&self) -> &dyn std::any::Any;
 }
@@ -340,6 +372,9 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`HalError::Compile`], [`HalError::OutOfMemory`], [`HalError::DeviceLost`].
     fn pipeline(&self, desc: &PipelineDesc) -> Result<Arc<dyn Pipeline>, HalError>;
+    /// Keeps what was compiled for later processes, where the driver can and was told where. May take milliseconds; the
+    /// driver also does it by itself from time to time, and when the device is dropped.
+    fn save_pipelines(&self) {}
     /// Opens a recorder whose commands will run on `queue`.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
+#[path = "common/adapter.rs"]
+mod adapter;
 mod common;
 
 use common::{Q0, at, commands, memory, part, read, submit, whole, write};
@@ -17,20 +19,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(30);
-
-#[allow(clippy::disallowed_methods, reason = "switches of this test alone")]
-fn switch(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-fn wanted() -> String {
-    switch("RIVULET_TEST_ADAPTER").unwrap_or_else(|| "llvmpipe".to_owned())
-}
-
-fn adapter() -> Option<usize> {
-    let wanted = wanted();
-    vulkan::adapters().iter().position(|adapter| adapter.name.contains(&wanted))
-}
 
 /// Reads bytes through memory that the CPU can see.
 fn bytes(device: &Arc<dyn Device>, memory: &Arc<dyn Memory>, start: u64, end: u64) -> Vec<u8> {
@@ -67,17 +55,7 @@ rivulet_hal::sync::global! {
 
 /// A device, validated where that is possible.
 fn device() -> Option<Arc<dyn Device>> {
-    let Some(index) = adapter() else {
-        let required = switch("RIVULET_REQUIRE_VULKAN").is_some_and(|value| value == "1");
-        assert!(!required, "no {}: install mesa-vulkan-drivers for llvmpipe", wanted());
-        eprintln!("skipped: no {} on this machine (mesa-vulkan-drivers has llvmpipe)", wanted());
-        return None;
-    };
-    let validated = vulkan::open(index, Options { validation: true, queues: None });
-    Some(validated.unwrap_or_else(|error| {
-        assert!(error.to_string().contains("not installed"), "{error}");
-        vulkan::open(index, Options::default()).unwrap()
-    }))
+    adapter::open(&Options::default())
 }
 
 macro_rules! device_or_skip {
@@ -134,7 +112,10 @@ fn the_adapter_is_described() {
     let device = device_or_skip!();
     let info = device.info();
     assert_eq!(info.backend, Backend::Vulkan);
-    assert!(info.name.contains(&wanted()) && !info.driver.is_empty() && !info.inline_completion, "{info:?}");
+    assert!(
+        info.name.contains(&adapter::wanted()) && !info.driver.is_empty() && !info.inline_completion,
+        "{info:?}"
+    );
     if info.name.contains("llvmpipe") {
         assert!(info.unified_memory && info.queues == 1 && info.driver.contains("Mesa"), "{info:?}");
     }
@@ -333,6 +314,7 @@ fn every_kind_of_memory_has_an_address_of_its_own() {
             assert_eq!(memory.address() % 64, 0);
             let mapped = usage != MemoryUsage::Device || device.info().unified_memory;
             assert_eq!(memory.host_ptr().map(|start| start.addr().get()), mapped.then(|| memory.address()));
+            assert_eq!(memory.mirror().map(|start| start.addr().get()), (!mapped).then(|| memory.address()));
             set_bytes(&device, &memory, 0, &vec![3; size as usize]);
             assert!(bytes(&device, &memory, 0, size).iter().all(|&byte| byte == 3));
             seen.push(memory);
@@ -394,17 +376,17 @@ fn misuse_is_an_error_that_names_the_thing() {
 
 #[test]
 fn an_unknown_adapter_and_impossible_queues_are_refused_by_name() {
-    let Some(index) = adapter() else { return };
+    let Some(index) = adapter::find() else { return };
     let error = vulkan::open(99, Options::default()).unwrap_err().to_string();
-    assert!(error.contains("no adapter 99") && error.contains(&wanted()), "{error}");
+    assert!(error.contains("no adapter 99") && error.contains(&adapter::wanted()), "{error}");
     let error =
-        vulkan::open(index, Options { validation: false, queues: Some(700) }).unwrap_err().to_string();
+        vulkan::open(index, Options { queues: Some(700), ..Options::default() }).unwrap_err().to_string();
     assert!(error.contains("700 queues") && error.contains("1 to "), "{error}");
 }
 
 #[test]
 fn a_device_outlives_nothing_that_was_made_from_it() {
-    let Some(index) = adapter() else { return };
+    let Some(index) = adapter::find() else { return };
     for _ in 0..3 {
         let device = vulkan::open(index, Options::default()).unwrap();
         let target = memory(&device, 4096);

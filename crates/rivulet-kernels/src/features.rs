@@ -16,6 +16,9 @@ impl Features {
     pub const HALF: Self = Self(2);
     /// Subgroup arithmetic in compute shaders.
     pub const SUBGROUP: Self = Self(4);
+    /// Products of 16 x 16 float16 matrices with float32 sums that a subgroup of 32 holds together
+    /// (`VK_KHR_cooperative_matrix`), with the Vulkan memory model, and 32 KiB of workgroup memory.
+    pub const COOPERATIVE: Self = Self(8);
 
     /// True where every feature of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {

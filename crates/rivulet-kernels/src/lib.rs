@@ -30,12 +30,19 @@
 //! | family | bindings, in order | parameters |
 //! | --- | --- | --- |
 //! | [`Pointwise`]: [`Op`], casts, fills, ranges, random numbers | out, tensor inputs | [`params::PointwiseParams`], with strides [`params::StridedParams`] |
-//! | [`Row`]: softmax, log_softmax and their gradients, layer_norm, rms_norm | out, x, then what the op has ([`RowOp`]) | [`params::RowParams`] |
+//! | [`Row`]: softmax, log_softmax, layer_norm, rms_norm and their gradients, group_norm | out, x, then what the op has ([`RowOp`]) | [`params::RowParams`] |
 //! | [`Reduce`]: sums, products, extremes and their places, any, all, norms, variance | values, indices (either or both), x | [`params::ReduceParams`] |
-//! | [`Scan`]: cumsum, cumprod, cummax, cummin | out, x | [`params::RowParams`] |
+//! | [`Scan`]: cumsum, cumprod, logcumsumexp, cummax, cummin | out, x, indices where there are such | [`params::RowParams`] |
 //! | [`Matmul`]: in batches, bias, activation | out, a, b, bias | [`params::MatmulParams`] |
 //! | [`Gather`]: gather, index_select, embedding, index | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`Scatter`]: scatter, scatter_add, scatter_reduce, index_put | out, index, source | [`params::StridedParams`], `indexed` |
+//! | [`NormColumns`]: gradients of the weight and bias of layer_norm and rms_norm | weight, bias, gradient, x, mean, rstd | [`params::NormColumnsParams`] |
+//! | [`ChannelNorm`]: batch_norm by given statistics | out, x, mean, variance, weight, bias | [`params::ChannelNormParams`] |
+//! | [`Sort`]: in steps; also topk | as [`SortStep`] says | [`params::SortParams`] |
+//! | [`Conv`]: of images, forward and transposed | out, x, weight, bias | [`params::ConvParams`] |
+//! | [`Nll`]: nll_loss and its gradient | as [`NllPass`] says | [`params::NllParams`] |
+//! | [`EmbeddingGradient`] | out, sorted indices, order, gradient | [`params::EmbeddingGradientParams`] |
+//! | [`Pad`]: reflection, replication, and their gradients | out, x | [`params::PadParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
@@ -61,8 +68,9 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, Gather, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Matmul, Norm, Op, Pointwise, Reduce,
-    ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp, RowStore, RowThreads, Scan, ScanOp,
-    Scatter, ScatterOp, Tile,
+    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, Kernel, Layout,
+    LossReduction, MAX_GROUPS, Mask, Matmul, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode,
+    Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp, RowStore, RowThreads,
+    Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     include_str!("../wgsl/lib/hyperbolic.wgsl"),
     include_str!("../wgsl/lib/erf.wgsl"),
     include_str!("../wgsl/lib/divide.wgsl"),
+    include_str!("../wgsl/lib/exact.wgsl"),
     include_str!("../wgsl/lib/unary_float.wgsl"),
     include_str!("../wgsl/lib/unary_int.wgsl"),
     include_str!("../wgsl/lib/activation.wgsl"),
@@ -34,6 +35,7 @@ const FILES: &[&str] = &[
     include_str!("../wgsl/lib/creation.wgsl"),
     include_str!("../wgsl/lib/index.wgsl"),
     include_str!("../wgsl/lib/random.wgsl"),
+    include_str!("../wgsl/lib/sort.wgsl"),
 ];
 
 const KEYWORDS: [&str; 5] = ["fn ", "const ", "struct ", "var<private> ", "alias "];

@@ -96,8 +96,10 @@ pub struct RowParams {
     pub eps: f32,
     /// First element of the kept mean and rstd.
     pub stats: [u32; 2],
-    /// Fills the struct to a multiple of 16 bytes.
-    pub unused: [u32; 2],
+    /// Of a group norm: groups of a sample.
+    pub groups: u32,
+    /// Of a group norm: elements of a channel, at least 1.
+    pub places: u32,
 }
 
 /// Parameters of a matrix product. Lists of four are in the order out, a, b, bias.
@@ -196,4 +198,153 @@ pub struct AttentionParams {
     pub logsumexp_offset: u32,
     /// Their strides along batch, head, query; the last is unused.
     pub logsumexp_strides: [u32; 4],
+}
+
+/// Parameters of the sums over rows that are a normalisation's gradients of weight and bias.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct NormColumnsParams {
+    /// First element of the gradients of weight and bias, of the gradient of the output, of x.
+    pub offsets: [u32; 4],
+    /// First element of mean and rstd.
+    pub stats: [u32; 2],
+    /// Rows of x.
+    pub rows: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// Rows that are summed up together.
+    pub chunk: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}
+
+/// Parameters of the normalisation of channels by given statistics.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ChannelNormParams {
+    /// First element of the output, x, the weight, the bias.
+    pub offsets: [u32; 4],
+    /// First element of the mean and of the variance or rstd.
+    pub stats: [u32; 2],
+    /// Elements of x.
+    pub count: u32,
+    /// Channels of a sample.
+    pub channels: u32,
+    /// Elements of a channel, at least 1.
+    pub places: u32,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Parameters of a step of a sort. A tensor is `[outer, size, inner]`, dense.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct SortParams {
+    /// First element of the values, the indices, x; the last is unused.
+    pub offsets: [u32; 4],
+    /// Number of rows, `outer * inner`.
+    pub rows: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// Distance between the elements of a row.
+    pub inner: u32,
+    /// Elements of a row of the output, the first of the sorted ones.
+    pub keep: u32,
+    /// Length of a sorted run: of those that are made, or of those that are merged. A power of two.
+    pub width: u32,
+    /// Runs of a row.
+    pub runs: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Parameters of a convolution. Pairs are in the order height, width; channels are those of one group.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ConvParams {
+    /// The output's strides along batch, channel, row, column.
+    pub out_strides: [u32; 4],
+    /// The input's strides along the same.
+    pub x_strides: [u32; 4],
+    /// The weight's strides along output channel, input channel, row, column.
+    pub weight_strides: [u32; 4],
+    /// First element of the output, the input, the weight, the bias.
+    pub offsets: [u32; 4],
+    /// Size of the input.
+    pub x_size: [u32; 2],
+    /// Size of the output.
+    pub out_size: [u32; 2],
+    /// Size of the kernel.
+    pub kernel: [u32; 2],
+    /// Places from one patch to the next.
+    pub stride: [u32; 2],
+    /// Zeros around the input; of a transposed convolution what is cut off around the output.
+    pub padding: [u32; 2],
+    /// Places from one element of a patch to the next.
+    pub dilation: [u32; 2],
+    /// Samples.
+    pub batch: u32,
+    /// Input channels of a group.
+    pub in_channels: u32,
+    /// Output channels of a group.
+    pub out_channels: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+}
+
+/// Parameters of a negative log likelihood of `[samples, classes, inner]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct NllParams {
+    /// First element of the output, of x or the gradient of the loss, of the target, of the weight.
+    pub offsets: [u32; 4],
+    /// Element that holds the sum of the weights.
+    pub total: u32,
+    /// Targets: samples times inner.
+    pub rows: u32,
+    /// Classes.
+    pub classes: u32,
+    /// Targets of a sample, at least 1.
+    pub inner: u32,
+    /// The target that counts for nothing.
+    pub ignored: i32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}
+
+/// Parameters of the gradient of an embedding's table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct EmbeddingGradientParams {
+    /// First element of the output, the sorted indices, their order, the gradient.
+    pub offsets: [u32; 4],
+    /// Number of indices.
+    pub count: u32,
+    /// Elements of a row.
+    pub size: u32,
+    /// The row that gets no gradient; -1 for none.
+    pub padding: i32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+}
+
+/// Parameters of a padding of dense `[outer, depth, height, width]`. Lists of four are depth, height, width and one that
+/// is unused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct PadParams {
+    /// First element of the output and of x; the rest is unused.
+    pub offsets: [u32; 4],
+    /// Sizes without the padding.
+    pub size: [u32; 4],
+    /// Sizes with it.
+    pub padded: [u32; 4],
+    /// Places before the first.
+    pub before: [i32; 4],
+    /// Elements of the output.
+    pub count: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
 }

@@ -24,6 +24,10 @@ pub(crate) enum Store {
 pub(crate) enum Access {
     /// `load_NAME(element)`.
     Load,
+    /// `load_four_NAME(element)`, of four floats of a type of two or four bytes, from a multiple of four on.
+    LoadFour,
+    /// None: the kernel reads vectors of four two-byte elements.
+    Vectors,
     /// `store_NAME(element, value)`, at any place.
     Store,
     /// `units_NAME` and `put_NAME`, which call the kernel's `locate` and `element`.
@@ -41,6 +45,7 @@ pub(crate) struct Shader {
     operands: String,
     bindings: u32,
     half: bool,
+    cooperative: bool,
     body: &'static str,
     params: &'static str,
 }
@@ -48,12 +53,26 @@ pub(crate) struct Shader {
 impl Shader {
     /// `params` declares `struct Params` and `p`; `body` holds the entry point.
     pub(crate) fn new(params: &'static str, body: &'static str) -> Self {
-        Self { vars: Vars::default(), operands: String::new(), bindings: 0, half: false, body, params }
+        Self {
+            vars: Vars::default(),
+            operands: String::new(),
+            bindings: 0,
+            half: false,
+            cooperative: false,
+            body,
+            params,
+        }
     }
 
     /// Gives a marker its value.
     pub(crate) fn set(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.vars.set(name, value);
+        self
+    }
+
+    /// Allows matrices that a subgroup holds together.
+    pub(crate) fn cooperative(mut self) -> Self {
+        self.cooperative = true;
         self
     }
 
@@ -69,10 +88,16 @@ impl Shader {
             // Also for 64-bit elements, as two words.
             Access::Atomic | Access::Put(Store::Ragged | Store::Scattered) => "atomic<u32>",
             Access::Store if !wide => "atomic<u32>",
+            Access::LoadFour if wide => "vec4<f32>",
+            Access::LoadFour | Access::Vectors => "vec2<u32>",
             _ if wide => dtype.native().name(),
             _ => "u32",
         };
-        let mode = if access == Access::Load { "read" } else { "read_write" };
+        let mode = if matches!(access, Access::Load | Access::LoadFour | Access::Vectors) {
+            "read"
+        } else {
+            "read_write"
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             self.operands,
@@ -83,6 +108,8 @@ impl Shader {
         let snippets: &[&str] = match access {
             Access::Load if wide => &[include_str!("../wgsl/operand/load_wide.wgsl")],
             Access::Load => &[include_str!("../wgsl/operand/load_lane.wgsl")],
+            Access::LoadFour if wide => &[include_str!("../wgsl/operand/load_four_f32.wgsl")],
+            Access::LoadFour => &[include_str!("../wgsl/operand/load_four_16.wgsl")],
             Access::Store if wide => &[include_str!("../wgsl/operand/store_wide.wgsl")],
             Access::Store => &[STORE_SCATTERED],
             Access::Put(Store::Wide) => &[include_str!("../wgsl/operand/put_wide.wgsl")],
@@ -91,7 +118,7 @@ impl Shader {
             Access::Put(Store::Scattered) => {
                 &[STORE_SCATTERED, include_str!("../wgsl/operand/put_scattered.wgsl")]
             }
-            Access::Words | Access::Atomic => &[],
+            Access::Words | Access::Atomic | Access::Vectors => &[],
         };
         let mut vars = Vars::default();
         vars.set("NAME", name.to_owned());
@@ -109,8 +136,9 @@ impl Shader {
 
     /// The finished WGSL.
     pub(crate) fn finish(self) -> String {
-        let enable = if self.half { "enable f16;\nenable wgpu_int16;\n" } else { "" };
-        let text = format!("{enable}{}{}{}", self.params, self.operands, self.body);
+        let half = if self.half { "enable f16;\nenable wgpu_int16;\n" } else { "" };
+        let cooperative = if self.cooperative { "enable wgpu_cooperative_matrix;\n" } else { "" };
+        let text = format!("{half}{cooperative}{}{}{}", self.params, self.operands, self.body);
         let code: String = text
             .lines()
             .map(library::code)

@@ -25,6 +25,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         bias: true,
         activation: None,
         pairs: false,
+        quads: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
     let attention = Attention {
@@ -40,7 +41,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         (pointwise(Layout::Strided), strided),
         (
             Kernel::Row(Row::new(RowOp::Softmax, DType::F32, DType::F32, 0, 9, 1)),
-            fields!(RowParams: offsets rows size inner eps stats),
+            fields!(RowParams: offsets rows size inner eps stats groups places),
         ),
         (
             Kernel::Matmul(matmul),
@@ -50,6 +51,60 @@ fn params_lie_in_rust_as_in_wgsl() {
             Kernel::Reduce(reduce),
             fields!(ReduceParams: kept_shape kept_strides shape strides offsets kept count chunk chunks kept_rank
                 rank scale power),
+        ),
+        (
+            Kernel::NormColumns(NormColumns {
+                weight: true,
+                bias: true,
+                centered: true,
+                input: DType::F32,
+                stats: DType::F32,
+                output: DType::F32,
+            }),
+            fields!(NormColumnsParams: offsets stats rows size chunk),
+        ),
+        (
+            Kernel::ChannelNorm(ChannelNorm {
+                dtype: DType::F32,
+                stats: DType::F32,
+                affine: DType::F32,
+                variance: true,
+                weight: true,
+                bias: true,
+                store: RowStore::Whole,
+            }),
+            fields!(ChannelNormParams: offsets stats count channels places eps),
+        ),
+        (
+            Kernel::Sort(Sort::new(SortStep::Rows, DType::F32, false)),
+            fields!(SortParams: offsets rows size inner keep width runs),
+        ),
+        (
+            Kernel::Conv(Conv { dtype: DType::F32, kind: ConvKind::Forward, bias: true, tile: Tile::Small }),
+            fields!(ConvParams: out_strides x_strides weight_strides offsets x_size out_size kernel stride padding
+                dilation batch in_channels out_channels),
+        ),
+        (
+            Kernel::Nll(Nll {
+                pass: NllPass::Forward,
+                reduction: LossReduction::Mean,
+                dtype: DType::F32,
+                target: DType::I64,
+                weight: true,
+            }),
+            fields!(NllParams: offsets total rows classes inner ignored),
+        ),
+        (
+            Kernel::EmbeddingGradient(EmbeddingGradient {
+                dtype: DType::F32,
+                index: DType::I64,
+                by_frequency: false,
+            }),
+            fields!(EmbeddingGradientParams: offsets count size padding),
+        ),
+        (
+            Kernel::Pad(Pad::new(PadMode::Reflect, false, DType::F32, 0, 1)),
+            fields!(PadParams: offsets size padded before count),
         ),
         (
             Kernel::Attention(attention),

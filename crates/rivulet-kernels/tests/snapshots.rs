@@ -18,6 +18,7 @@ fn kernels() -> Vec<Kernel> {
             bias: true,
             activation: Some(Op::Gelu),
             pairs: true,
+            quads: false,
         })
     };
     vec![

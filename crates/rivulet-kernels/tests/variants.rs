@@ -39,6 +39,7 @@ fn declared(words: &[u32]) -> Features {
                     1 => Features::NONE,
                     11 => Features::INT64,
                     9 | 22 => Features::HALF,
+                    5345 | 6022 => Features::COOPERATIVE,
                     other => panic!("capability {other} is in no feature"),
                 };
         }
@@ -84,8 +85,15 @@ fn rows() -> Vec<Kernel> {
         let stats = (bits & 4 != 0).then_some(DType::F32);
         let norm = Norm { weight: bits & 1 != 0, bias: bits & 2 != 0, stats };
         ops.push(RowOp::LayerNorm(norm));
+        ops.push(RowOp::GroupNorm(norm));
         if !norm.bias {
             ops.push(RowOp::RmsNorm(norm));
+        }
+    }
+    for weight in [false, true] {
+        for stats in [DType::F32, DType::F16] {
+            ops.push(RowOp::LayerNormBackward(NormBackward { weight, stats }));
+            ops.push(RowOp::RmsNormBackward(NormBackward { weight, stats }));
         }
     }
     ops.push(RowOp::LayerNorm(Norm { weight: true, bias: true, stats: Some(DType::BF16) }));
@@ -112,12 +120,107 @@ fn row_kernels_translate() {
     check(&rows());
 }
 
+#[test]
+fn sums_over_rows_translate() {
+    let mut kernels = Vec::new();
+    for bits in 1..8 {
+        let (weight, bias, centered) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        for input in [DType::F32, DType::F16, DType::BF16] {
+            for (stats, output) in [(DType::F32, DType::F32), (input, input)] {
+                let key = NormColumns { weight, bias, centered, input, stats, output };
+                if (weight || bias) && kernels.last() != Some(&Kernel::NormColumns(key)) {
+                    kernels.push(Kernel::NormColumns(key));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn normalisations_of_channels_translate() {
+    let mut kernels = Vec::new();
+    for (dtype, stats, affine) in [
+        (DType::F32, DType::F32, DType::F32),
+        (DType::F16, DType::F16, DType::F16),
+        (DType::BF16, DType::F32, DType::BF16),
+        (DType::F16, DType::F32, DType::F32),
+    ] {
+        for store in [RowStore::Whole, RowStore::Ragged] {
+            for bits in 0..8 {
+                let (variance, weight, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                let key = ChannelNorm { dtype, stats, affine, variance, weight, bias, store };
+                kernels.push(Kernel::ChannelNorm(key));
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn sorts_translate() {
+    let mut seen = std::collections::HashSet::new();
+    let mut kernels = Vec::new();
+    for step in [SortStep::Rows, SortStep::Runs, SortStep::Merge, SortStep::Finish] {
+        for dtype in DType::ALL {
+            for descending in [false, true] {
+                let key = Sort::new(step, dtype, descending);
+                if seen.insert(key) {
+                    kernels.push(Kernel::Sort(key));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn convolutions_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for tile in [Tile::Small, Tile::Medium, Tile::Large] {
+            for kind in [ConvKind::Forward, ConvKind::Transposed, ConvKind::WeightGradient] {
+                for bias in [false, true] {
+                    kernels.push(Kernel::Conv(Conv { dtype, kind, bias, tile }));
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn losses_and_gradients_of_embeddings_translate() {
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for index in [DType::I64, DType::I32, DType::U8] {
+            let passes =
+                [NllPass::Forward, NllPass::Backward(RowStore::Whole), NllPass::Backward(RowStore::Ragged)];
+            for pass in passes {
+                for reduction in [LossReduction::None, LossReduction::Mean, LossReduction::Sum] {
+                    for weight in [false, true] {
+                        kernels.push(Kernel::Nll(Nll { pass, reduction, dtype, target: index, weight }));
+                    }
+                }
+            }
+            for by_frequency in [false, true] {
+                kernels.push(Kernel::EmbeddingGradient(EmbeddingGradient { dtype, index, by_frequency }));
+            }
+        }
+    }
+    check(&kernels);
+}
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
-        for bits in 0..16 {
+        for bits in 0..32 {
             let (a_along_k, b_along_k, bias, pairs) =
                 (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0);
+            let quads = bits & 16 != 0;
+            if quads && matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8) {
+                continue;
+            }
             for (input, output) in [
                 (DType::F32, DType::F32),
                 (DType::F16, DType::F16),
@@ -125,13 +228,28 @@ fn products() -> Vec<Kernel> {
                 (DType::BF16, DType::F32),
             ] {
                 for activation in [None, Some(Op::Gelu)] {
-                    let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs };
+                    let key =
+                        Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads };
                     kernels.push(Kernel::Matmul(key));
                 }
             }
         }
     }
     kernels
+}
+
+#[test]
+fn products_on_cooperative_matrices_translate() {
+    let mut kernels = Vec::new();
+    for bits in 0..16 {
+        let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        let output = if bits & 8 != 0 { DType::F32 } else { DType::F16 };
+        let (input, tile, pairs, quads) = (DType::F16, Tile::Cooperative, true, true);
+        let activation = bias.then_some(Op::Gelu);
+        let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads };
+        kernels.push(Kernel::Matmul(key));
+    }
+    check(&kernels);
 }
 
 #[test]
@@ -202,9 +320,36 @@ fn gathers_scatters_and_scans_translate() {
         }
         for op in [ScanOp::Sum, ScanOp::Prod, ScanOp::Max, ScanOp::Min] {
             for output in [dtype, DType::I64] {
-                let key = Scan { op, input: dtype, output };
+                let key = Scan { op, input: dtype, output, indices: false };
                 if dtype != output || kernels.last() != Some(&Kernel::Scan(key)) {
                     kernels.push(Kernel::Scan(key));
+                }
+            }
+        }
+    }
+    for dtype in DType::ALL {
+        for op in [ScanOp::Max, ScanOp::Min] {
+            kernels.push(Kernel::Scan(Scan { op, input: dtype, output: dtype, indices: true }));
+        }
+        if dtype.is_float() {
+            let op = ScanOp::LogSumExp;
+            kernels.push(Kernel::Scan(Scan { op, input: dtype, output: dtype, indices: false }));
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn paddings_translate() {
+    let mut kernels = Vec::new();
+    for mode in [PadMode::Reflect, PadMode::Replicate] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::I64, DType::I16, DType::U8] {
+            for backward in [false, true] {
+                for offset in [0, 1] {
+                    let kernel = Kernel::Pad(Pad::new(mode, backward, dtype, offset, 8));
+                    if (!backward || dtype.is_float()) && !kernels.contains(&kernel) {
+                        kernels.push(kernel);
+                    }
                 }
             }
         }

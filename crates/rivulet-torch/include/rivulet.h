@@ -19,6 +19,7 @@ enum rivulet_status {
   RIVULET_OUT_OF_MEMORY = 2,  /* torch.OutOfMemoryError */
   RIVULET_INTERRUPTED = 3,    /* a Python exception (Ctrl-C) is set on this thread */
   RIVULET_INVALID = 4,        /* ValueError in Python-facing calls, RuntimeError in ops */
+  RIVULET_NO_KERNEL = 5,      /* the device has no kernel for this; nothing was recorded */
 };
 
 /* Message of the last failure on this thread; valid until its next failing call. Never null. */
@@ -81,6 +82,9 @@ int32_t rivulet_event_elapsed(uint64_t start, uint64_t end, double *milliseconds
 typedef struct rivulet_block rivulet_block;
 /* bytes > 0. *data is where the tensor's bytes are. */
 int32_t rivulet_alloc(size_t bytes, void **data, rivulet_block **block);
+/* The same, for bytes that the CPU writes before the device uses them: the block's earlier life is over when the call
+ * returns. */
+int32_t rivulet_alloc_host(size_t bytes, void **data, rivulet_block **block);
 /* Takes over host memory that somebody else allocated (host adapter only); drop(owner) is called when the
  * block is freed and idle. Fails only where the adapter cannot alias host memory. */
 int32_t rivulet_adopt(void *data, size_t bytes, void *owner, void (*drop)(void *), rivulet_block **block);
@@ -124,6 +128,94 @@ uint32_t rivulet_op_id(const char *name);
 /* JSON object, op name to calls that ran on the CPU path of a GPU adapter. */
 int32_t rivulet_fallback_json(char **out);
 void rivulet_fallback_reset(void);
+
+/* --- native ops ---------------------------------------------------------------------------------------- */
+/* *answer is 1 where the adapter in use has kernels, 0 where ops run on the CPU. Opens the device. */
+int32_t rivulet_has_kernels(int32_t *answer);
+enum rivulet_dtype {
+  RIVULET_F32 = 0,
+  RIVULET_F16 = 1,
+  RIVULET_BF16 = 2,
+  RIVULET_I64 = 3,
+  RIVULET_I32 = 4,
+  RIVULET_I16 = 5,
+  RIVULET_I8 = 6,
+  RIVULET_U8 = 7,
+  RIVULET_BOOL = 8,
+};
+#define RIVULET_NO_DTYPE UINT32_MAX
+#define RIVULET_NO_OP UINT32_MAX
+/* A number; both fields hold it as well as they can. */
+typedef struct {
+  double real;
+  int64_t integer;
+  uint32_t is_float;
+} rivulet_scalar;
+/* A tensor: element [i...] lies at data + sum(i * strides) elements. */
+typedef struct {
+  rivulet_block *block;      /* null: `scalar` is the one element, for inputs */
+  const void *data;          /* inside the block */
+  const int64_t *sizes;      /* outermost dimension first */
+  const int64_t *strides;    /* in elements */
+  rivulet_scalar scalar;
+  uint32_t rank;
+  uint32_t dtype;            /* enum rivulet_dtype */
+} rivulet_view;
+/* Each of the following records kernels on the calling thread's stream and returns at once. RIVULET_NO_KERNEL where
+ * there is none for these types or sizes; the caller takes the CPU path then. Optional views may be null. Semantics
+ * are those of the function of the same name in rivulet::ops. */
+/* Number of a kernel op by its name, such as "add" or "amax"; RIVULET_NO_OP where there is none. */
+uint32_t rivulet_pointwise_op(const char *name);
+uint32_t rivulet_reduce_op(const char *name);
+/* views: the output, then the inputs; all with the output's sizes. */
+int32_t rivulet_pointwise(uint32_t op, uint32_t common, const rivulet_view *views, size_t count,
+                          const rivulet_scalar *scalars, size_t scalar_count);
+/* seed: of the numbers; drawn once for each op. */
+int32_t rivulet_random(uint32_t op, const rivulet_view *out, const rivulet_scalar *scalars, size_t scalar_count,
+                       uint64_t seed);
+/* Bit d of `reduced`: dimension d goes. The outputs have x's sizes; their strides along reduced dimensions do not
+ * matter. */
+int32_t rivulet_reduce(uint32_t op, const rivulet_view *values, const rivulet_view *places, const rivulet_view *x,
+                       uint64_t reduced, double factor);
+int32_t rivulet_softmax(int32_t logarithm, const rivulet_view *out, const rivulet_view *x, uint32_t dim);
+int32_t rivulet_softmax_backward(int32_t logarithm, const rivulet_view *out, const rivulet_view *grad,
+                                 const rivulet_view *output, uint32_t dim);
+int32_t rivulet_layer_norm(const rivulet_view *out, const rivulet_view *mean, const rivulet_view *rstd,
+                           const rivulet_view *x, const rivulet_view *weight, const rivulet_view *bias, double eps);
+/* The gradients are optional; rows of [rows, size]. */
+int32_t rivulet_layer_norm_backward(const rivulet_view *grad_x, const rivulet_view *grad_weight,
+                                    const rivulet_view *grad_bias, const rivulet_view *grad, const rivulet_view *x,
+                                    const rivulet_view *mean, const rivulet_view *rstd, const rivulet_view *weight);
+/* weight, bias, mean and rstd are optional, the last two together. */
+int32_t rivulet_group_norm(const rivulet_view *out, const rivulet_view *mean, const rivulet_view *rstd,
+                           const rivulet_view *x, const rivulet_view *weight, const rivulet_view *bias,
+                           uint32_t groups, double eps);
+/* values and indices may be shorter than x along dim: the first of the sorted elements. */
+int32_t rivulet_sort(const rivulet_view *values, const rivulet_view *indices, const rivulet_view *x, uint32_t dim,
+                     int32_t descending);
+/* kind 0: out = convolution of x by weight. 1: transposed, which is the gradient of the input. 2: out is the gradient of
+ * the weight, x that of the output and weight the input. bias is optional and must be null for 2. geometry: stride,
+ * padding and dilation along height and along width, then groups. */
+int32_t rivulet_convolution(uint32_t kind, const rivulet_view *out, const rivulet_view *x, const rivulet_view *weight,
+                            const rivulet_view *bias, const uint32_t geometry[7]);
+/* kind: 0 sum, 1 product, 2 maximum, 3 minimum. */
+int32_t rivulet_scan(uint32_t kind, const rivulet_view *out, const rivulet_view *x, uint32_t dim);
+/* activation: of rivulet_pointwise_op, or RIVULET_NO_OP. */
+int32_t rivulet_matmul(const rivulet_view *out, const rivulet_view *a, const rivulet_view *b, const rivulet_view *bias,
+                       double alpha, double beta, uint32_t activation);
+int32_t rivulet_gather(const rivulet_view *out, const rivulet_view *x, uint32_t dim, const rivulet_view *index);
+/* kind: 0 assign, 1 add, 2 multiply, 3 maximum, 4 minimum. source null: `value` instead. */
+int32_t rivulet_scatter(uint32_t kind, const rivulet_view *out, uint32_t dim, const rivulet_view *index,
+                        const rivulet_view *source, rivulet_scalar value);
+int32_t rivulet_index_select(const rivulet_view *out, const rivulet_view *x, uint32_t dim, const rivulet_view *index);
+/* views: out, x, then `indices` of them; sizes and strides (in elements) of the dimensions that are indexed. */
+int32_t rivulet_index(const rivulet_view *views, size_t indices, const int64_t *sizes, const int64_t *strides);
+/* views: out, source, then indices. */
+int32_t rivulet_index_put(const rivulet_view *views, size_t indices, const int64_t *sizes, const int64_t *strides,
+                          int32_t accumulate);
+int32_t rivulet_attention(const rivulet_view *out, const rivulet_view *logsumexp, const rivulet_view *q,
+                          const rivulet_view *k, const rivulet_view *v, const rivulet_view *mask, int32_t causal,
+                          double scale);
 
 /* --- random numbers ----------------------------------------------------------------------------------- */
 typedef struct rivulet_rng rivulet_rng;

@@ -13,6 +13,8 @@
 //! | `MPS_STREAM_POOL_WAIT_TIMEOUT_MS` | -1, 0, milliseconds | -1 waits without a limit, 0 fails at once |
 //! | `RIVULET_ADAPTER` | auto, host, a name or number | which adapter to open; auto is the host's |
 //! | `RIVULET_VALIDATION` | 0, 1 | 1: Vulkan's validation layer looks on |
+//! | `RIVULET_MIRROR` | 0, 1 | 1: memory that CPU and device share is used as if it were not, for tests |
+//! | `RIVULET_CACHE_DIR` | a folder, or empty | where compiled kernels are kept; empty: nowhere. Default: `rivulet` in `XDG_CACHE_HOME` or `~/.cache` |
 //! | `RIVULET_QUEUES` | 1 to the adapter's count | hardware queues to use |
 //!
 //! Where several of the pool's modes are set, the one that stands higher in the table wins; a bad value is an
@@ -20,6 +22,7 @@
 
 use rivulet_hal::sync::Arc;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -126,12 +129,26 @@ pub const ADAPTER: &str = "RIVULET_ADAPTER";
 pub const QUEUES: &str = "RIVULET_QUEUES";
 /// Name of the variable that loads Vulkan's validation layer.
 pub const VALIDATION: &str = "RIVULET_VALIDATION";
+/// Name of the variable that hides the device's memory from the CPU.
+pub const MIRROR: &str = "RIVULET_MIRROR";
+/// Name of the variable that says where compiled kernels are kept.
+pub const CACHE_DIR: &str = "RIVULET_CACHE_DIR";
 /// More hardware queues than any adapter has.
 const MOST_QUEUES: i64 = 1024;
 
 /// Every variable, for reports.
-pub const VARIABLES: [&str; 8] =
-    [POOL_SIZE, POOL_SHARE, POOL_TIMEOUT, POOL_BACKPRESSURE, POOL_WAIT_TIMEOUT, ADAPTER, QUEUES, VALIDATION];
+pub const VARIABLES: [&str; 10] = [
+    POOL_SIZE,
+    POOL_SHARE,
+    POOL_TIMEOUT,
+    POOL_BACKPRESSURE,
+    POOL_WAIT_TIMEOUT,
+    ADAPTER,
+    QUEUES,
+    VALIDATION,
+    MIRROR,
+    CACHE_DIR,
+];
 
 /// Slots of a pool where nothing is set.
 pub const DEFAULT_POOL_SIZE: usize = 32;
@@ -219,6 +236,26 @@ pub fn adapter(env: &dyn EnvSource) -> Result<AdapterChoice, SettingError> {
             _ => Ok(AdapterChoice::Named(value)),
         },
     }
+}
+
+/// Reads `RIVULET_MIRROR`.
+///
+/// # Errors
+/// [`SettingError`].
+pub fn mirror(env: &dyn EnvSource) -> Result<bool, SettingError> {
+    flag(env, MIRROR)
+}
+
+/// Where compiled kernels are kept: `RIVULET_CACHE_DIR`, else `rivulet` in `XDG_CACHE_HOME` or in `~/.cache`. `None` where
+/// the variable is set and empty, and where there is no such place.
+pub fn cache_dir(env: &dyn EnvSource) -> Option<PathBuf> {
+    if let Some(given) = env.get(CACHE_DIR) {
+        return (!given.is_empty()).then(|| PathBuf::from(given));
+    }
+    // The XDG specification has relative paths ignored.
+    let absolute = |name| set(env, name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    caches.map(|caches| caches.join("rivulet"))
 }
 
 /// Reads `RIVULET_QUEUES` where the adapter is not known yet.
@@ -359,12 +396,25 @@ mod tests {
     }
 
     #[test]
+    fn kernels_are_kept_where_the_settings_say() {
+        let dir = |pairs: &[(&str, &str)]| cache_dir(&env(pairs)).map(|path| path.display().to_string());
+        let home = ("HOME", "/home/me");
+        assert_eq!(dir(&[home]).as_deref(), Some("/home/me/.cache/rivulet"));
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "/tmp/c")]).as_deref(), Some("/tmp/c/rivulet"));
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "c")]).as_deref(), Some("/home/me/.cache/rivulet"));
+        assert_eq!(dir(&[home, (CACHE_DIR, "/here")]).as_deref(), Some("/here"));
+        assert_eq!(dir(&[home, (CACHE_DIR, "")]), None);
+        assert_eq!(dir(&[]), None);
+    }
+
+    #[test]
     fn adapter_and_queues() {
         assert_eq!(adapter(&env(&[])), Ok(AdapterChoice::Auto));
         assert_eq!(adapter(&env(&[(ADAPTER, "host")])), Ok(AdapterChoice::Host));
         assert_eq!(adapter(&env(&[(ADAPTER, "llvmpipe")])), Ok(AdapterChoice::Named("llvmpipe".to_owned())));
         assert_eq!(validation(&env(&[(VALIDATION, "1")])), Ok(true));
         assert!(validation(&env(&[(VALIDATION, "yes")])).is_err());
+        assert_eq!((mirror(&env(&[])), mirror(&env(&[(MIRROR, "1")]))), (Ok(false), Ok(true)));
         assert_eq!(wanted_queues(&env(&[])), Ok(None));
         assert_eq!(wanted_queues(&env(&[(QUEUES, "4")])), Ok(Some(4)));
         assert!(wanted_queues(&env(&[(QUEUES, "0")])).is_err());

@@ -13,7 +13,7 @@ use crate::stream::record::{DeviceOp, Extra, FlushPolicy};
 use crate::stream::{HostAccess, Stream};
 use rivulet_hal::sync::atomic::{AtomicUsize, Ordering};
 use rivulet_hal::sync::{self, Arc, Mutex, Rank};
-use rivulet_hal::{AdapterInfo, HalError, Recorder};
+use rivulet_hal::{AdapterClass, AdapterInfo, HalError, Recorder};
 use std::sync::OnceLock;
 
 /// How a device is opened.
@@ -74,8 +74,36 @@ sync::global! {
     static OPENING: Mutex<()> = Mutex::new(Rank::POOL, ());
 }
 
+/// Whether `RIVULET_ADAPTER=auto` looks for a GPU.
+const AUTO_USES_GPUS: bool = false;
+
+/// The place of the adapter that `auto` means: a card, else a GPU beside the CPU, else the host's. A simulated GPU is used
+/// only where it is asked for by name.
+fn find_best(adapters: &[AdapterInfo]) -> usize {
+    let first = |class| adapters.iter().position(|adapter| adapter.class == class);
+    first(AdapterClass::Discrete).or_else(|| first(AdapterClass::Integrated)).unwrap_or(0)
+}
+
+/// The adapters of the machine and the place of the one that the settings choose; `None` is the host's, and no driver
+/// was loaded.
+fn choose_adapter(env: &dyn EnvSource) -> Result<Option<(Vec<AdapterInfo>, usize)>> {
+    match config::adapter(env)? {
+        AdapterChoice::Auto if AUTO_USES_GPUS => {
+            let adapters = rivulet_hal::adapters();
+            let best = find_best(&adapters);
+            Ok(Some((adapters, best)))
+        }
+        AdapterChoice::Auto | AdapterChoice::Host => Ok(None),
+        AdapterChoice::Named(name) => {
+            let adapters = rivulet_hal::adapters();
+            let place = find_adapter(&adapters, &name)?;
+            Ok(Some((adapters, place)))
+        }
+    }
+}
+
 /// The place of the adapter with this number, or of the first whose name contains `wanted`, case ignored.
-fn find_adapter(adapters: &[rivulet_hal::AdapterInfo], wanted: &str) -> Result<usize> {
+fn find_adapter(adapters: &[AdapterInfo], wanted: &str) -> Result<usize> {
     let number = wanted.parse::<usize>().ok().filter(|&number| number < adapters.len());
     let part = wanted.to_lowercase();
     let named = || adapters.iter().position(|adapter| adapter.name.to_lowercase().contains(&part));
@@ -97,29 +125,27 @@ impl Device {
     /// # Errors
     /// A bad setting, or no adapter.
     pub fn open(options: DeviceOptions) -> Result<Self> {
-        match config::adapter(&*options.env)? {
-            AdapterChoice::Auto | AdapterChoice::Host => Self::with(rivulet_hal::host::open(), options),
-            AdapterChoice::Named(name) => Self::open_named(&name, options),
+        // The host's adapter is the first of the list.
+        match choose_adapter(&*options.env)?.and_then(|(_, place)| place.checked_sub(1)) {
+            None => Self::with(rivulet_hal::host::open(), options),
+            Some(index) => Self::open_vulkan(index, options),
         }
     }
 
     #[cfg(loom)]
-    fn open_named(name: &str, _: DeviceOptions) -> Result<Self> {
-        Err(Error::NoAdapter(format!("{name}: models run on the simulated adapter")))
+    fn open_vulkan(index: usize, _: DeviceOptions) -> Result<Self> {
+        Err(Error::NoAdapter(format!("{index}: models run on the simulated adapter")))
     }
 
     #[cfg(not(loom))]
-    fn open_named(name: &str, options: DeviceOptions) -> Result<Self> {
-        let adapters = rivulet_hal::adapters();
-        let place = find_adapter(&adapters, name)?;
-        let Some(index) = place.checked_sub(1) else { return Self::with(rivulet_hal::host::open(), options) };
-        if !adapters[place].unified_memory {
-            let why = "the CPU does not share its memory, and not every op runs on it yet";
-            return Err(Error::NoAdapter(format!("{} cannot be used: {why}", adapters[place].name)));
-        }
-        let (validation, queues) =
-            (config::validation(&*options.env)?, config::wanted_queues(&*options.env)?);
-        let hal = rivulet_hal::vulkan::open(index, rivulet_hal::vulkan::Options { validation, queues });
+    fn open_vulkan(index: usize, options: DeviceOptions) -> Result<Self> {
+        let settings = rivulet_hal::vulkan::Options {
+            validation: config::validation(&*options.env)?,
+            queues: config::wanted_queues(&*options.env)?,
+            mirror: config::mirror(&*options.env)?,
+            cache: config::cache_dir(&*options.env),
+        };
+        let hal = rivulet_hal::vulkan::open(index, settings);
         Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)
     }
 
@@ -127,15 +153,9 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::open`].
-    pub fn planned(env: &dyn EnvSource) -> Result<rivulet_hal::AdapterInfo> {
-        match config::adapter(env)? {
-            AdapterChoice::Auto | AdapterChoice::Host => Ok(rivulet_hal::host::info()),
-            AdapterChoice::Named(name) => {
-                let mut adapters = rivulet_hal::adapters();
-                let place = find_adapter(&adapters, &name)?;
-                Ok(adapters.swap_remove(place))
-            }
-        }
+    pub fn planned(env: &dyn EnvSource) -> Result<AdapterInfo> {
+        let chosen = choose_adapter(env)?;
+        Ok(chosen.map_or_else(rivulet_hal::host::info, |(mut adapters, place)| adapters.swap_remove(place)))
     }
 
     /// Opens the CPU's memory as a device, with default options. Starts no thread.
@@ -185,6 +205,11 @@ impl Device {
         let _opening = OPENING.lock();
         let place = GLOBAL.get(CURRENT.load(Ordering::Acquire));
         place.map(|place| place.get_or_init(|| device)).ok_or_else(Self::too_many_resets)
+    }
+
+    /// True where blocks of an earlier device may be about.
+    pub(crate) fn was_reset() -> bool {
+        CURRENT.load(Ordering::Relaxed) > 0
     }
 
     fn too_many_resets() -> Error {
@@ -246,6 +271,13 @@ impl Device {
     /// The process is ending: later calls fail with [`Error::ShutDown`], and threads that wait stop.
     pub fn shut_down(&self) {
         self.engine.shut_down();
+    }
+
+    /// To be called before the process ends: afterwards no thread of the runtime is inside the driver, whose own end may
+    /// be near, and compiled kernels are kept for the next process. The device can still be used. Waits for some
+    /// milliseconds at most; nothing in a forked child.
+    pub fn prepare_exit(&self) {
+        self.engine.prepare_exit();
     }
 
     // --- threads and streams -------------------------------------------------------------------------------
@@ -422,6 +454,25 @@ impl Device {
         HostAccess::begin(&self.engine, None, label, operands)
     }
 
+    /// Copies bytes of a block from its byte `offset` on into `target`, as an operation of the calling thread's stream.
+    /// Cheaper than a [`Device::host_access`] where the CPU cannot see the device's memory: only these bytes are moved,
+    /// and the CPU keeps no copy.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] for bytes outside the block, and as [`Device::host_access`].
+    pub fn read(&self, label: &'static str, block: &Block, offset: u64, target: &mut [u8]) -> Result<()> {
+        crate::stream::host::read(&self.engine, label, block, offset, target)
+    }
+
+    /// Copies `source` into a block from its byte `offset` on, as an operation of the calling thread's stream; see
+    /// [`Device::read`]. The source is the caller's again at once; the device may still be busy with it.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    pub fn write(&self, label: &'static str, block: &Block, offset: u64, source: &[u8]) -> Result<()> {
+        crate::stream::host::write(&self.engine, label, block, offset, source)
+    }
+
     // --- memory --------------------------------------------------------------------------------------------
 
     /// A block of at least `bytes` (> 0) for the calling thread's stream. Where memory is short, caches are emptied
@@ -451,6 +502,21 @@ impl Device {
         })
     }
 
+    /// As [`Device::allocate`], a block whose bytes the CPU may write at once, without a [`Device::host_access`], until
+    /// anybody else gets to know of it: for a CPU kernel that computes into fresh memory. Device work of the block's
+    /// earlier life is waited for where it matters.
+    ///
+    /// # Errors
+    /// As [`Device::allocate`], and the failure of a stream that has to be waited for.
+    pub fn allocate_for_host(&self, bytes: u64) -> Result<Arc<Block>> {
+        let block = self.allocate(bytes)?;
+        if let Err(error) = crate::stream::host::settle(&self.engine, &block) {
+            self.free(block);
+            return Err(error);
+        }
+        Ok(block)
+    }
+
     /// Makes a block of host memory that somebody else allocated; see [`crate::memory::Allocator::adopt`].
     ///
     /// # Errors
@@ -460,15 +526,23 @@ impl Device {
         Ok(self.engine.allocator.adopt(address, bytes, stream, drop)?)
     }
 
-    /// Gives a block back. Any thread, also inside an op; waits for nothing. Nothing in a forked child and after
-    /// [`Device::shut_down`], where the process's end frees everything.
+    /// Gives a block back, to the device that it came from where that was lost and this one opened in its place. Any
+    /// thread, also inside an op; waits for nothing. Nothing in a forked child and after [`Device::shut_down`], where the
+    /// process's end frees everything.
     #[inline]
     pub fn free(&self, block: Arc<Block>) {
         if self.engine.is_forked() || self.engine.is_shut_down() {
             // Dropping a handle frees nothing, and the count is not a lock.
             return;
         }
-        self.engine.allocator.free(block);
+        if self.engine.allocator.owns(&block) {
+            return self.engine.allocator.free(block);
+        }
+        // It was allocated before the device was lost and opened anew.
+        let mut earlier = GLOBAL.iter().map_while(OnceLock::get);
+        if let Some(owner) = earlier.find(|device| device.engine.allocator.owns(&block)) {
+            owner.engine.allocator.free(block);
+        }
     }
 
     /// Whether `address` is memory of the process's device or of one that it had before; it works after shutdown
@@ -516,9 +590,22 @@ impl Device {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use super::Device;
+    use super::{Device, find_best};
     use crate::error::Error;
-    use rivulet_hal::HalError;
+    use rivulet_hal::{AdapterClass, AdapterInfo, HalError};
+
+    #[test]
+    fn a_card_is_better_than_a_gpu_beside_the_cpu_and_a_simulated_one_is_never_chosen() {
+        let best = |classes: &[AdapterClass]| {
+            let adapter = |&class| AdapterInfo { class, ..rivulet_hal::host::info() };
+            find_best(&classes.iter().map(adapter).collect::<Vec<_>>())
+        };
+        use AdapterClass::{Cpu, Discrete, Integrated, Virtual};
+        assert_eq!(best(&[Cpu, Integrated, Discrete, Cpu]), 2);
+        assert_eq!(best(&[Cpu, Integrated, Cpu]), 1);
+        assert_eq!(best(&[Cpu, Virtual, Cpu]), 0);
+        assert_eq!(best(&[Cpu]), 0);
+    }
 
     #[test]
     fn a_lost_global_device_is_opened_anew_and_the_old_one_goes_on_failing() {
@@ -533,7 +620,11 @@ mod tests {
         let other = fresh.allocate(64).unwrap();
         drop(fresh.host_access("op", &[(&other, crate::Access::Write)]).unwrap());
         assert!(matches!(lost.synchronize(), Err(Error::DeviceLost { .. })));
-        lost.free(block);
+        let refused = fresh.host_access("op", &[(&block, crate::Access::Read)]).unwrap_err();
+        assert!(matches!(&refused, Error::DeviceLost { op, .. } if op == "op"), "{refused}");
+        fresh.free(block);
         fresh.free(other);
+        let freed = |device: &Device| device.memory_stats().unwrap().free_count;
+        assert_eq!((freed(lost), freed(fresh)), (1, 1), "each block goes back to where it came from");
     }
 }

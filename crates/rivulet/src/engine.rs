@@ -1,12 +1,14 @@
 //! What all parts of a device share.
 
 use crate::config::{DEFAULT_POOL_SIZE, EnvSource, PoolSettings};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hazard::Tracking;
-use crate::ids::{Progress, StreamId};
-use crate::memory::Allocator;
+use crate::ids::{Access, Progress, StreamId};
+use crate::memory::{Allocator, Block};
 use crate::pool::Streams;
 use crate::stream::combiner::Combiner;
+use crate::stream::mirror::Transfers;
 use crate::stream::record::FlushPolicy;
 use crate::stream::shared::StreamShared;
 use crate::stream::table::Table;
@@ -35,9 +37,13 @@ pub(crate) struct Engine {
     pub(crate) queues: usize,
     pub(crate) tracking: Tracking,
     pub(crate) flush_policy: FlushPolicy,
+    /// The CPU has copies of the device's memory and never sees it itself.
+    pub(crate) mirrored: bool,
     pub(crate) allocator: Allocator,
     #[cfg(not(loom))]
     pub(crate) pipelines: crate::pipelines::Pipelines<rivulet_kernels::Kernel>,
+    // After the allocator, with which the driver's device goes: that waits for the device.
+    pub(crate) transfers: Transfers,
     env: EnvBox,
     own: Weak<Engine>,
     table: OnceLock<Table>,
@@ -76,10 +82,12 @@ impl Engine {
             queues,
             tracking,
             flush_policy,
+            mirrored: !hal.info().unified_memory && tracking == Tracking::On,
             allocator: Allocator::new(Arc::clone(&hal)),
             hal,
             #[cfg(not(loom))]
             pipelines: crate::pipelines::Pipelines::default(),
+            transfers: Transfers::new(),
             env: EnvBox(env),
             own: own.clone(),
             table: OnceLock::new(),
@@ -133,6 +141,18 @@ impl Engine {
         self.closed.store(true, Ordering::Release);
     }
 
+    /// The process is about to end: no thread of the runtime is inside the driver when this returns, and compiled kernels
+    /// are kept for the next process.
+    pub(crate) fn prepare_exit(&self) {
+        if !self.is_forked() {
+            self.combiners.iter().for_each(|combiner| {
+                combiner.stop_pump();
+                combiner.drive(self);
+            });
+            self.hal.save_pipelines();
+        }
+    }
+
     pub(crate) fn is_shut_down(&self) -> bool {
         self.shut_down.load(Ordering::Acquire)
     }
@@ -161,6 +181,16 @@ impl Engine {
             Some(_) => self.refusal(),
             None => Error::driver(op, error),
         }
+    }
+
+    /// Refuses blocks of a device that was lost and replaced by this one.
+    #[inline]
+    pub(crate) fn check_blocks(&self, label: &str, operands: &[(&Block, Access)]) -> Result<()> {
+        if Device::was_reset() && operands.iter().any(|(block, _)| !self.allocator.owns(block)) {
+            let reason = "a tensor of it was used with the device opened since".to_owned();
+            return Err(Error::DeviceLost { op: label.to_owned(), reason });
+        }
+        Ok(())
     }
 
     /// The table of streams. The first call fixes the size of the pool.
@@ -232,6 +262,14 @@ impl Engine {
             && stream.has_unsubmitted()
         {
             self.combiner(stream.queue).leave(id);
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.is_forked() {
+            self.combiners.iter().for_each(Combiner::stop_pump);
         }
     }
 }

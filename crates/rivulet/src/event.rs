@@ -150,7 +150,7 @@ impl Event {
         if let Some(moment) = &moment
             && !engine.info.inline_completion
         {
-            let extra = Extra { waits: &[], moment: Some(moment) };
+            let extra = Extra { moment: Some(moment), ..Extra::default() };
             shared.record(engine, &DeviceOp::new("event", &[]), &extra, |_| Ok(()))?;
         }
         let cursor = stream.cursor_from_here();
@@ -193,7 +193,7 @@ impl Event {
         let engine = stream.engine();
         let point = Point { stream: source.id, value: recorded.cursor.device };
         if source.completed() < point.value {
-            source.ensure_submitted(engine, point.value)?;
+            source.force_submitted(engine, point.value)?;
             stream.shared().wait_for(engine, point)?;
         }
         Ok(())

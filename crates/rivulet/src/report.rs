@@ -57,6 +57,11 @@ pub struct Report {
     pub pool: Option<PoolReport>,
     /// Streams that were used.
     pub streams: Vec<StreamReport>,
+    /// Bytes moved to the device so far, where the CPU cannot see its memory; 0 elsewhere. Ops without a kernel of
+    /// their own show here.
+    pub bytes_to_device: u64,
+    /// Bytes moved to the CPU.
+    pub bytes_to_host: u64,
     /// Memory; `None` in a forked child.
     pub memory: Option<MemoryStats>,
     /// Every variable that settings are read from, with its value where it is set.
@@ -68,11 +73,14 @@ pub struct Report {
 impl Report {
     pub(crate) fn of(engine: &Engine) -> Self {
         let failure = engine.check().err().map(|error| error.to_string());
+        let (bytes_to_device, bytes_to_host) = engine.transfers.counts();
         let mut report = Self {
             adapter: engine.info.clone(),
             queues: engine.queues,
             pool: None,
             streams: Vec::new(),
+            bytes_to_device,
+            bytes_to_host,
             memory: None,
             settings: VARIABLES.iter().map(|&name| (name, engine.env().get(name))).collect(),
             failure,

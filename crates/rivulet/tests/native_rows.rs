@@ -192,6 +192,7 @@ fn running_totals_along_every_dimension_of_every_layout() {
                                 ScanOp::Prod => a * b,
                                 ScanOp::Max => a.max(b),
                                 ScanOp::Min => a.min(b),
+                                ScanOp::LogSumExp => a.max(b) + (-(a - b).abs()).exp().ln_1p(),
                             };
                             let mut next = |x: &f64| {
                                 total = Some(total.map_or(*x, |total| join(total, *x)));

@@ -21,7 +21,13 @@ fn small(settings: &[(&str, &str)], flush: FlushPolicy) -> (Device, SimControl, 
     (Device::with(hal, DeviceOptions { flush, ..options(&env) }).unwrap(), control, env)
 }
 
-const NEVER: FlushPolicy = FlushPolicy { commands: usize::MAX, age: Duration::MAX, cost: Duration::MAX };
+const NEVER: FlushPolicy = FlushPolicy {
+    commands: usize::MAX,
+    age: Duration::MAX,
+    cost: Duration::MAX,
+    idle: Duration::MAX,
+    ahead: Duration::MAX,
+};
 
 #[test]
 fn what_a_thread_recorded_before_it_ended_goes_with_the_next_submission() {

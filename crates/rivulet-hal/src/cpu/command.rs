@@ -1,6 +1,6 @@
 //! Recorded commands and how the CPU runs them.
 
-use super::{Kernel, check_range, now_ns};
+use super::{Kernel, check_copy, check_fill, check_range, now_ns};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::{ByteRange, HalError, HostKernel, TimestampSlot};
 use std::ptr::NonNull;
@@ -188,29 +188,13 @@ impl<K> Recording<K> {
     }
 
     pub(crate) fn copy(&mut self, src: Span<K>, dst: Span<K>) -> Result<(), HalError> {
-        let (from, to) = (src.range, dst.range);
-        if from.len() != to.len() {
-            let text =
-                format!("copy: source has {} bytes, destination {}; must be equal", from.len(), to.len());
-            return Err(HalError::Usage(text));
-        }
-        if src.overlaps(&dst) {
-            let text = format!(
-                "copy: source {}..{} and destination {}..{} share bytes of one memory",
-                from.start, from.end, to.start, to.end
-            );
-            return Err(HalError::Usage(text));
-        }
+        check_copy(src.range, dst.range, src.overlaps(&dst))?;
         self.push(Op::Copy { src, dst });
         Ok(())
     }
 
     pub(crate) fn fill(&mut self, dst: Span<K>, word: u32) -> Result<(), HalError> {
-        let ByteRange { start, end } = dst.range;
-        if start % 4 != 0 || end % 4 != 0 {
-            let text = format!("fill: bytes {start}..{end}; both ends must be multiples of 4");
-            return Err(HalError::Usage(text));
-        }
+        check_fill(dst.range)?;
         self.push(Op::Fill { dst, word });
         Ok(())
     }

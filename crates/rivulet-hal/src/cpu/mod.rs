@@ -2,11 +2,17 @@
 
 mod command;
 mod memory;
+#[cfg(not(loom))]
+mod mirror;
 mod system;
+mod transfer;
 
 pub(crate) use command::{Command, Recording, Span, Timestamps};
 pub(crate) use memory::{Allocation, Budget};
+#[cfg(not(loom))]
+pub(crate) use mirror::Mirror;
 pub(crate) use system::{memory_limit, physical_memory};
+pub use transfer::{copy_bytes, read_bytes, write_bytes};
 
 use crate::sync::Arc;
 use crate::{ByteRange, HalError, HostKernel, PipelineDesc, PipelineSource};
@@ -26,6 +32,30 @@ pub(crate) fn check_range(range: ByteRange, size: u64, what: &str) -> Result<(),
     }
     let ByteRange { start, end } = range;
     Err(HalError::Usage(format!("{what}: bytes {start}..{end} of a memory of {size} bytes")))
+}
+
+/// Refuses a copy whose ranges differ in length, or that share bytes of one memory as `overlap` says.
+pub(crate) fn check_copy(from: ByteRange, to: ByteRange, overlap: bool) -> Result<(), HalError> {
+    if from.len() != to.len() {
+        let text = format!("copy: source has {} bytes, destination {}; must be equal", from.len(), to.len());
+        return Err(HalError::Usage(text));
+    }
+    if overlap {
+        let text = format!(
+            "copy: source {}..{} and destination {}..{} share bytes of one memory",
+            from.start, from.end, to.start, to.end
+        );
+        return Err(HalError::Usage(text));
+    }
+    Ok(())
+}
+
+/// Refuses a fill of anything but whole words.
+pub(crate) fn check_fill(ByteRange { start, end }: ByteRange) -> Result<(), HalError> {
+    if start % 4 == 0 && end % 4 == 0 {
+        return Ok(());
+    }
+    Err(HalError::Usage(format!("fill: bytes {start}..{end}; both ends must be multiples of 4")))
 }
 
 /// A Rust function as a pipeline, the only kind these drivers run.

@@ -1,7 +1,7 @@
 use super::device::HostDevice;
 use crate::cpu::{memory_limit, physical_memory};
 use crate::sync::Arc;
-use crate::{AdapterInfo, Backend, Device, ShaderFeatures};
+use crate::{AdapterClass, AdapterInfo, Backend, Device, ShaderFeatures};
 
 /// The adapter of the machine's CPU. Opens nothing.
 pub fn info() -> AdapterInfo {
@@ -12,6 +12,7 @@ pub fn info() -> AdapterInfo {
     AdapterInfo {
         name: "Host CPU".to_owned(),
         backend: Backend::Host,
+        class: AdapterClass::Cpu,
         driver: format!("rivulet host {}", env!("CARGO_PKG_VERSION")),
         // One a core: work runs on the submitting thread, so fewer would only make threads meet.
         queues: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(32)),

@@ -1,7 +1,7 @@
 use super::control::SimControl;
 use super::device::SimDevice;
 use super::state::Shared;
-use crate::{AdapterInfo, Backend, Device, ShaderFeatures};
+use crate::{AdapterClass, AdapterInfo, Backend, Device, ShaderFeatures};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +60,7 @@ pub fn open(config: SimConfig) -> (Arc<dyn Device>, SimControl) {
     let info = AdapterInfo {
         name: "Simulated GPU".to_owned(),
         backend: Backend::Sim,
+        class: AdapterClass::Cpu,
         driver: format!("rivulet sim {}", env!("CARGO_PKG_VERSION")),
         queues,
         unified_memory: config.unified_memory,

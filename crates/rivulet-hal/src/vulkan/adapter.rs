@@ -1,9 +1,10 @@
 use super::Options;
+use super::cache::DiskCache;
 use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
 use super::shared::{Limits, UNIFIED};
 use crate::sync::Arc;
-use crate::{AdapterInfo, Backend, Device, HalError, ShaderFeatures};
+use crate::{AdapterClass, AdapterInfo, Backend, Device, HalError, ShaderFeatures};
 use ash::{khr, vk};
 
 /// A physical device that can be opened, and how.
@@ -17,7 +18,7 @@ pub(super) struct Found {
     /// Queues that the family has.
     pub(super) family_queues: usize,
     pub(super) limits: Limits,
-    kind: vk::PhysicalDeviceType,
+    properties: vk::PhysicalDeviceProperties,
 }
 
 /// Vulkan adapters of this machine, best first: discrete, integrated, virtual, software. Empty where there is no
@@ -51,7 +52,9 @@ pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError>
         }
         found.info.queues = queues;
     }
-    Ok(VulkanDevice::open(found)?)
+    found.info.unified_memory &= !options.mirror;
+    let cache = options.cache.map(|folder| DiskCache::new(folder, &found.properties));
+    Ok(VulkanDevice::open(found, cache)?)
 }
 
 fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
@@ -60,11 +63,11 @@ fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
         .map_err(|error| unavailable(&format!("vkEnumeratePhysicalDevices: {error}")))?;
     let mut found: Vec<_> =
         devices.into_iter().filter_map(|physical| describe(connection, physical)).collect();
-    found.sort_by_key(|found| match found.kind {
-        vk::PhysicalDeviceType::DISCRETE_GPU => 0,
-        vk::PhysicalDeviceType::INTEGRATED_GPU => 1,
-        vk::PhysicalDeviceType::VIRTUAL_GPU => 2,
-        _ => 3,
+    found.sort_by_key(|found| match found.info.class {
+        AdapterClass::Discrete => 0,
+        AdapterClass::Integrated => 1,
+        AdapterClass::Virtual => 2,
+        AdapterClass::Cpu => 3,
     });
     Ok(found)
 }
@@ -75,10 +78,12 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     let mut driver = vk::PhysicalDeviceDriverProperties::default();
     let mut maintenance = vk::PhysicalDeviceMaintenance3Properties::default();
     let mut controls = vk::PhysicalDeviceFloatControlsProperties::default();
+    let mut subgroups = vk::PhysicalDeviceSubgroupProperties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default()
         .push_next(&mut driver)
         .push_next(&mut maintenance)
-        .push_next(&mut controls);
+        .push_next(&mut controls)
+        .push_next(&mut subgroups);
     // SAFETY: the chained structures are of version 1.2 or older, which every loader that made the instance knows.
     unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
     let properties = properties.properties;
@@ -93,17 +98,28 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     }
     let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default();
     let mut float16 = vk::PhysicalDeviceShaderFloat16Int8Features::default();
-    let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default();
+    let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default();
+    let mut cooperative = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
     let mut features = vk::PhysicalDeviceFeatures2::default()
         .push_next(&mut timeline)
         .push_next(&mut float16)
-        .push_next(&mut storage16);
+        .push_next(&mut memory_model);
+    if has(khr::cooperative_matrix::NAME) {
+        features = features.push_next(&mut cooperative);
+    }
     // SAFETY: as for the properties.
     unsafe { instance.get_physical_device_features2(physical, &mut features) };
     let features = features.features;
     if timeline.timeline_semaphore == vk::FALSE {
         return None;
     }
+    let cooperative = cooperative.cooperative_matrix == vk::TRUE
+        && memory_model.vulkan_memory_model == vk::TRUE
+        && float16.shader_float16 == vk::TRUE
+        && features.shader_int16 == vk::TRUE
+        && subgroups.subgroup_size == 32
+        && properties.limits.max_compute_shared_memory_size >= 32 << 10
+        && multiplies_halves(connection, physical);
     // SAFETY: only reads.
     let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
     let family = choose_family(&families)?;
@@ -127,9 +143,11 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     Some(Found {
         connection: Arc::clone(connection),
         physical,
+        properties,
         info: AdapterInfo {
             name,
             backend: Backend::Vulkan,
+            class: class(properties.device_type),
             driver: format!("{driver_name} {driver_info}").trim().to_owned(),
             queues: planned_queues(driver.driver_id, dedicated, family_queues),
             unified_memory: unified,
@@ -144,6 +162,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
                 preserve_nan_f32: controls.shader_signed_zero_inf_nan_preserve_float32 == vk::TRUE,
                 preserve_subnormals_f32: controls.shader_denorm_preserve_float32 == vk::TRUE,
                 round_even_f16: controls.shader_rounding_mode_rte_float16 == vk::TRUE,
+                cooperative_f16: cooperative,
             },
         },
         family,
@@ -153,13 +172,31 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
             push_constants: properties.limits.max_push_constants_size,
             storage_alignment: properties.limits.min_storage_buffer_offset_alignment,
             groups: properties.limits.max_compute_work_group_count,
-            float16: float16.shader_float16 == vk::TRUE,
-            int16: features.shader_int16 == vk::TRUE,
-            int64: features.shader_int64 == vk::TRUE,
-            storage16: storage16.storage_buffer16_bit_access == vk::TRUE,
         },
-        kind: properties.device_type,
     })
+}
+
+/// Whether a subgroup multiplies 16 x 16 matrices of float16 with sums in float32. The device has the extension.
+fn multiplies_halves(connection: &Connection, physical: vk::PhysicalDevice) -> bool {
+    let functions = khr::cooperative_matrix::Instance::new(&connection.entry, &connection.instance);
+    // SAFETY: the physical device is the instance's and has the extension; only reads.
+    let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) };
+    let (half, float) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+    shapes.unwrap_or_default().iter().any(|shape| {
+        [shape.m_size, shape.n_size, shape.k_size] == [16; 3]
+            && [shape.a_type, shape.b_type] == [half; 2]
+            && [shape.c_type, shape.result_type] == [float; 2]
+            && shape.scope == vk::ScopeKHR::SUBGROUP
+    })
+}
+
+fn class(kind: vk::PhysicalDeviceType) -> AdapterClass {
+    match kind {
+        vk::PhysicalDeviceType::DISCRETE_GPU => AdapterClass::Discrete,
+        vk::PhysicalDeviceType::INTEGRATED_GPU => AdapterClass::Integrated,
+        vk::PhysicalDeviceType::VIRTUAL_GPU => AdapterClass::Virtual,
+        _ => AdapterClass::Cpu,
+    }
 }
 
 /// A family for compute alone where there is one: its queues are scheduled by hardware, those of a graphics family

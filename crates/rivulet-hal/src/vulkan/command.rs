@@ -2,7 +2,7 @@ use super::memory::VulkanMemory;
 use super::pipeline::VulkanPipeline;
 use super::shared::Shared;
 use super::slot::Slot;
-use crate::cpu::check_range;
+use crate::cpu::{check_copy, check_fill, check_range};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Binding, BufferRange, CommandBuffer, HalError, Pipeline, Recorder, TimestampSlot};
@@ -142,19 +142,7 @@ const READS: vk::AccessFlags = vk::AccessFlags::from_raw(
 impl Recorder for VulkanRecorder {
     fn copy(&mut self, src: &BufferRange, dst: &BufferRange) -> Result<(), HalError> {
         let (from, to) = (self.operand(src)?, self.operand(dst)?);
-        if src.range.len() != dst.range.len() {
-            let (from, to) = (src.range.len(), dst.range.len());
-            return Err(HalError::Usage(format!(
-                "copy: source has {from} bytes, destination {to}; must be equal"
-            )));
-        }
-        if from == to && src.range.overlaps(dst.range) {
-            let (a, b) = (src.range, dst.range);
-            return Err(HalError::Usage(format!(
-                "copy: source {}..{} and destination {}..{} share bytes of one memory",
-                a.start, a.end, b.start, b.end
-            )));
-        }
+        check_copy(src.range, dst.range, from == to && src.range.overlaps(dst.range))?;
         if src.range.is_empty() {
             return Ok(());
         }
@@ -172,11 +160,7 @@ impl Recorder for VulkanRecorder {
     fn fill(&mut self, dst: &BufferRange, word: u32) -> Result<(), HalError> {
         let buffer = self.operand(dst)?;
         let (start, end) = (dst.range.start, dst.range.end);
-        if start % 4 != 0 || end % 4 != 0 {
-            return Err(HalError::Usage(format!(
-                "fill: bytes {start}..{end}; both ends must be multiples of 4"
-            )));
-        }
+        check_fill(dst.range)?;
         if dst.range.is_empty() {
             return Ok(());
         }

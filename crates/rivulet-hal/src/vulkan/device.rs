@@ -1,4 +1,5 @@
 use super::adapter::Found;
+use super::cache::DiskCache;
 use super::command::VulkanRecorder;
 use super::memory::VulkanMemory;
 use super::pipeline::VulkanPipeline;
@@ -23,32 +24,40 @@ pub(super) struct VulkanDevice {
 }
 
 impl VulkanDevice {
-    pub(super) fn open(found: Found) -> Result<Arc<Self>, HalError> {
+    pub(super) fn open(found: Found, disk: Option<DiskCache>) -> Result<Arc<Self>, HalError> {
         let Found { connection, physical, info, family, limits, .. } = found;
         let instance = &connection.instance;
         let priorities = vec![1.0; info.queues];
         let queues =
             [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
-        let extensions = [khr::push_descriptor::NAME.as_ptr()];
+        let mut extensions = vec![khr::push_descriptor::NAME.as_ptr()];
+        if info.shader.cooperative_f16 {
+            extensions.push(khr::cooperative_matrix::NAME.as_ptr());
+        }
         let flag = |on: bool| if on { vk::TRUE } else { vk::FALSE };
         let features = vk::PhysicalDeviceFeatures {
-            shader_int16: flag(limits.int16),
-            shader_int64: flag(limits.int64),
+            shader_int16: flag(info.shader.half),
+            shader_int64: flag(info.shader.int64),
             shader_float64: flag(info.float64),
             ..Default::default()
         };
         let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
         let mut float16 =
-            vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(limits.float16);
-        let mut storage16 =
-            vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(limits.storage16);
-        let create = vk::DeviceCreateInfo::default()
+            vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(info.shader.half);
+        let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default()
+            .vulkan_memory_model(info.shader.cooperative_f16);
+        let mut cooperative =
+            vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+        let mut create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)
             .enabled_features(&features)
             .push_next(&mut timeline)
             .push_next(&mut float16)
-            .push_next(&mut storage16);
+            .push_next(&mut memory_model);
+        if info.shader.cooperative_f16 {
+            create = create.push_next(&mut cooperative);
+        }
         let opening = |error: vk::Result| match error {
             vk::Result::ERROR_OUT_OF_HOST_MEMORY | vk::Result::ERROR_OUT_OF_DEVICE_MEMORY => {
                 HalError::OutOfMemory { requested: 0, detail: format!("opening {}: {error}", info.name) }
@@ -60,9 +69,13 @@ impl VulkanDevice {
         };
         // SAFETY: the physical device is the instance's; only features and extensions that it offers are enabled.
         let device = unsafe { instance.create_device(physical, &create, None) }.map_err(opening)?;
-        // SAFETY: the device is alive.
-        let cache = unsafe { device.create_pipeline_cache(&vk::PipelineCacheCreateInfo::default(), None) };
-        let cache = cache.unwrap_or(vk::PipelineCache::null());
+        let kept = disk.as_ref().map(DiskCache::load).unwrap_or_default();
+        let make = |data: &[u8]| {
+            let info = vk::PipelineCacheCreateInfo::default().initial_data(data);
+            // SAFETY: the device is alive; the data is what the same driver gave out, as its key and checksum say.
+            unsafe { device.create_pipeline_cache(&info, None) }
+        };
+        let cache = make(&kept).or_else(|_| make(&[])).unwrap_or(vk::PipelineCache::null());
         // SAFETY: only reads.
         let memory = unsafe { instance.get_physical_device_memory_properties(physical) };
         let push_descriptor = khr::push_descriptor::Device::new(instance, &device);
@@ -74,6 +87,7 @@ impl VulkanDevice {
         let shared = Arc::new(Shared {
             push_descriptor,
             cache,
+            disk,
             family,
             limits,
             max_allocation: info.max_allocation,
@@ -101,6 +115,7 @@ impl Drop for VulkanDevice {
         // SAFETY: the device is alive; a lost one returns at once.
         let _ = unsafe { self.shared.device.device_wait_idle() };
         self.queues.iter().for_each(VulkanQueue::clear);
+        self.save_pipelines();
     }
 }
 
@@ -121,7 +136,19 @@ impl Device for VulkanDevice {
 
     fn pipeline(&self, desc: &PipelineDesc) -> Result<Arc<dyn Pipeline>, HalError> {
         self.shared.check()?;
-        Ok(Arc::new(VulkanPipeline::new(&self.shared, desc)?))
+        let pipeline = VulkanPipeline::new(&self.shared, desc)?;
+        if let Some(disk) = &self.shared.disk {
+            disk.note(&self.shared);
+        }
+        Ok(Arc::new(pipeline))
+    }
+
+    fn save_pipelines(&self) {
+        if let Some(disk) = &self.shared.disk
+            && self.shared.check().is_ok()
+        {
+            disk.save(&self.shared);
+        }
     }
 
     fn recorder(&self, queue: QueueIndex) -> Result<Box<dyn Recorder>, HalError> {

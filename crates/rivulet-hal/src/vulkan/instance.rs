@@ -19,7 +19,7 @@ pub(super) fn messages() -> Vec<String> {
 pub(super) struct Connection {
     pub(super) instance: Instance,
     messenger: Option<(ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
-    _entry: Entry,
+    pub(super) entry: Entry,
 }
 
 impl std::fmt::Debug for Connection {
@@ -81,7 +81,7 @@ impl Connection {
         let instance = unsafe { entry.create_instance(&info, None) }
             .map_err(|error| unavailable(&format!("vkCreateInstance: {error}")))?;
         let messenger = if validation { Some(listen(&entry, &instance)?) } else { None };
-        Ok(Arc::new(Self { instance, messenger, _entry: entry }))
+        Ok(Arc::new(Self { instance, messenger, entry }))
     }
 }
 

@@ -1,5 +1,5 @@
 use super::shared::Shared;
-use crate::cpu::check_range;
+use crate::cpu::{Mirror, check_range};
 use crate::sync::Arc;
 use crate::{ByteRange, HalError, Memory, MemoryUsage};
 use ash::vk;
@@ -22,11 +22,8 @@ enum Place {
         start: NonNull<u8>,
         coherent: bool,
     },
-    /// Pages that nothing can touch: the address is nobody else's for as long as the memory lives.
-    Reserved {
-        start: NonNull<u8>,
-        bytes: usize,
-    },
+    /// Out of the CPU's sight; pages of its own stand for it.
+    Mirrored(Mirror),
 }
 
 // SAFETY: the pointers are addresses; mapped bytes stay mapped for the life of the value, and who may touch them when
@@ -68,7 +65,9 @@ impl VulkanMemory {
             // SAFETY: the type is one of the device's, the size what the buffer needs.
             let memory =
                 unsafe { device.allocate_memory(&info, None) }.map_err(|e| shared.memory_error(bytes, e))?;
-            let bound = Self::bind(shared, buffer, memory, size, kind.flags);
+            let mapped = kind.flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE)
+                && (shared.unified || usage != MemoryUsage::Device);
+            let bound = Self::bind(shared, buffer, memory, size, mapped.then_some(kind.flags));
             if bound.is_err() {
                 // SAFETY: bound to a buffer that is destroyed below, used by nobody.
                 unsafe { device.free_memory(memory, None) };
@@ -96,14 +95,12 @@ impl VulkanMemory {
         buffer: vk::Buffer,
         memory: vk::DeviceMemory,
         size: u64,
-        flags: vk::MemoryPropertyFlags,
+        mapped: Option<vk::MemoryPropertyFlags>,
     ) -> Result<Place, HalError> {
         let device = &shared.device;
         // SAFETY: both are fresh and fit each other.
         unsafe { device.bind_buffer_memory(buffer, memory, 0) }.map_err(|e| shared.memory_error(size, e))?;
-        if !flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE) {
-            return reserve(size);
-        }
+        let Some(flags) = mapped else { return Mirror::new(size).map(Place::Mirrored) };
         // SAFETY: the memory is host-visible and not mapped yet.
         let start = unsafe { device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) };
         let start = start.map_err(|error| shared.memory_error(size, error))?;
@@ -127,27 +124,6 @@ impl VulkanMemory {
     }
 }
 
-/// Takes address space and no memory.
-fn reserve(size: u64) -> Result<Place, HalError> {
-    let bytes =
-        usize::try_from(size).map_err(|_| HalError::Usage(format!("{size} bytes have no address")))?;
-    // SAFETY: a fresh private mapping at an address of the kernel's choice touches no existing memory.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_NONE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-            0,
-        )
-    };
-    match NonNull::new(start.cast::<u8>()) {
-        Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Place::Reserved { start, bytes }),
-        _ => Err(HalError::OutOfMemory { requested: size, detail: "no address space for it".to_owned() }),
-    }
-}
-
 impl Drop for VulkanMemory {
     fn drop(&mut self) {
         // SAFETY: the runtime lets go of a memory only when every submission that names it is complete.
@@ -155,10 +131,6 @@ impl Drop for VulkanMemory {
             self.shared.device.destroy_buffer(self.buffer, None);
             // Unmaps too.
             self.shared.device.free_memory(self.memory, None);
-        }
-        if let Place::Reserved { start, bytes } = self.place {
-            // SAFETY: these pages were reserved by this value and handed to nobody.
-            unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
         }
     }
 }
@@ -169,16 +141,32 @@ impl Memory for VulkanMemory {
     }
 
     fn address(&self) -> usize {
-        match self.place {
-            Place::Mapped { start, .. } | Place::Reserved { start, .. } => start.addr().get(),
+        match &self.place {
+            Place::Mapped { start, .. } => start.addr().get(),
+            Place::Mirrored(mirror) => mirror.start().addr().get(),
         }
     }
 
     fn host_ptr(&self) -> Option<NonNull<u8>> {
         match self.place {
             Place::Mapped { start, .. } => Some(start),
-            Place::Reserved { .. } => None,
+            Place::Mirrored(_) => None,
         }
+    }
+
+    fn mirror(&self) -> Option<NonNull<u8>> {
+        match &self.place {
+            Place::Mapped { .. } => None,
+            Place::Mirrored(mirror) => Some(mirror.start()),
+        }
+    }
+
+    fn release_mirror(&self, range: ByteRange) -> Result<(), HalError> {
+        check_range(range, self.size, "release_mirror")?;
+        if let Place::Mirrored(mirror) = &self.place {
+            mirror.release(range);
+        }
+        Ok(())
     }
 
     fn begin_host_access(&self, range: ByteRange, _write: bool) -> Result<(), HalError> {

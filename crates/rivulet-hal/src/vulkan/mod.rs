@@ -14,10 +14,12 @@
 //!
 //! Where the CPU and the device share cached memory ([`AdapterInfo::unified_memory`](crate::AdapterInfo)), everything
 //! is mapped for life. Elsewhere [`MemoryUsage::Device`](crate::MemoryUsage) is out of the CPU's sight: such memory
-//! has an address of reserved pages, which no access can reach, and the bytes are copied through
-//! [`MemoryUsage::Upload`](crate::MemoryUsage) and [`MemoryUsage::Readback`](crate::MemoryUsage).
+//! has a [mirror](crate::Memory::mirror) of ordinary pages, which take room only where they are touched, and whose
+//! address is the memory's. The bytes are copied between the two through [`MemoryUsage::Upload`](crate::MemoryUsage) and
+//! [`MemoryUsage::Readback`](crate::MemoryUsage).
 
 mod adapter;
+mod cache;
 mod command;
 mod device;
 mod instance;
@@ -32,12 +34,17 @@ mod timeline;
 pub use adapter::{adapters, open};
 
 /// How an adapter is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Loads Khronos' validation layer, with synchronization validation. An error where it is not installed.
     pub validation: bool,
     /// Hardware queues to use instead of the number chosen for the adapter; at most what its family has.
     pub queues: Option<usize>,
+    /// Uses shared memory as if the CPU could not see it, so that tests need no card with memory of its own.
+    pub mirror: bool,
+    /// Folder in which compiled kernels are kept for later processes; made where it does not exist. A cache that is
+    /// damaged, of another driver or cannot be written is as good as none.
+    pub cache: Option<std::path::PathBuf>,
 }
 
 /// Messages of the validation layer since the process began, oldest first; the first hundred. For tests, which fail

@@ -1,3 +1,4 @@
+use super::cache::DiskCache;
 use super::instance::Connection;
 use super::slot::Slot;
 use super::spin::SpinTime;
@@ -22,10 +23,6 @@ pub(super) struct Limits {
     pub(super) push_constants: u32,
     pub(super) storage_alignment: u64,
     pub(super) groups: [u32; 3],
-    pub(super) float16: bool,
-    pub(super) int16: bool,
-    pub(super) int64: bool,
-    pub(super) storage16: bool,
 }
 
 /// What every object of a device needs. The driver's device goes when the last of them does.
@@ -33,6 +30,7 @@ pub(super) struct Shared {
     pub(super) device: ash::Device,
     pub(super) push_descriptor: khr::push_descriptor::Device,
     pub(super) cache: vk::PipelineCache,
+    pub(super) disk: Option<DiskCache>,
     pub(super) family: u32,
     pub(super) limits: Limits,
     pub(super) max_allocation: u64,
@@ -118,18 +116,20 @@ impl Shared {
                 &[visible | Flags::HOST_CACHED, Flags::HOST_VISIBLE | Flags::HOST_CACHED, visible]
             }
         };
-        wishes.iter().find_map(|&wish| {
+        let types = self.memory.memory_types_as_slice();
+        let find = |wish: Flags, unwanted: Flags| {
             let fits = |(index, kind): &(usize, &vk::MemoryType)| {
                 allowed & (1 << index) != 0
                     && kind.property_flags.contains(wish)
                     // Memory of AMD's and protected types is not for ordinary use.
-                    && !kind.property_flags.intersects(Flags::PROTECTED | Flags::DEVICE_COHERENT_AMD)
-                    // A discrete card's own memory is left for what only the device touches.
-                    && (usage == MemoryUsage::Device || self.unified || !kind.property_flags.contains(Flags::DEVICE_LOCAL))
+                    && !kind.property_flags.intersects(unwanted | Flags::PROTECTED | Flags::DEVICE_COHERENT_AMD)
             };
-            let types = self.memory.memory_types_as_slice();
             let (index, kind) = types.iter().enumerate().find(fits)?;
             Some(MemoryType { index: index as u32, flags: kind.property_flags })
-        })
+        };
+        // A card's own memory is left for what only the device touches, where there is other.
+        let staging = usage != MemoryUsage::Device && !self.unified;
+        let elsewhere = staging.then(|| wishes.iter().find_map(|&wish| find(wish, Flags::DEVICE_LOCAL)));
+        elsewhere.flatten().or_else(|| wishes.iter().find_map(|&wish| find(wish, Flags::empty())))
     }
 }

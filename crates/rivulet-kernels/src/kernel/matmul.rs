@@ -22,6 +22,9 @@ pub enum Tile {
     Skinny4,
     /// Eight rows at a time.
     Skinny8,
+    /// 128 x 128 for a workgroup of 256, on cooperative matrices: float16 factors read four at a time
+    /// ([`Matmul::quads`]), a float32 output or one stored in pairs. For Vulkan alone: Metal's are 8 x 8.
+    Cooperative,
 }
 
 /// Key of a matrix product. Bindings: out, a, b, and bias where there is one.
@@ -44,14 +47,76 @@ pub struct Matmul {
     /// True where elements narrower than a word are stored in pairs: offset, row stride, batch strides of the output
     /// and `n` are even. Without meaning for wide ones.
     pub pairs: bool,
+    /// True where the factors are read four elements at a time: along k or across it, as the flags above say, elements
+    /// are neighbours, their number and all offsets and strides but that are multiples of four. Without meaning for
+    /// skinny tiles.
+    pub quads: bool,
 }
 
-struct Shape {
-    rows: u32,
-    columns: u32,
+/// A tile: rows and columns of the output, and steps along k.
+pub(super) struct Shape {
+    pub(super) rows: u32,
+    pub(super) columns: u32,
     /// Rows and columns of an invocation.
     own: u32,
-    depth: u32,
+    pub(super) depth: u32,
+}
+
+impl Shape {
+    pub(super) const SMALL: Self = Self { rows: 32, columns: 32, own: 4, depth: 16 };
+
+    /// Steps along k with which every invocation reads one vector of each factor.
+    const fn quad_depth(&self) -> u32 {
+        4 * self.threads() / self.rows
+    }
+
+    pub(super) const fn threads(&self) -> u32 {
+        self.rows / self.own * (self.columns / self.own)
+    }
+
+    /// Sizes, and the part of a tile that an invocation makes: declared, multiplied and written, by a function
+    /// `store_four` whose first arguments are `to`. With `quads`, tiles begin at `from_a` and `from_b`, and vectors have
+    /// changed places by `A_TURN` and `B_TURN`.
+    pub(super) fn fill(&self, shader: Shader, to: &str, quads: bool) -> Shader {
+        let Self { rows, columns, own, depth } = *self;
+        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
+        let xs = columns / own;
+        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
+        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
+        for v in 0..own / 4 {
+            // Writing to a String cannot fail, here and below.
+            let (a, b) = (v * row_stripe / 4, v * column_stripe / 4);
+            let _ = if quads {
+                writeln!(multiply, "let a{v} = tile_a[from_a + (({a}u + y)$A_TURN)];")
+                    .and_then(|()| writeln!(multiply, "let b{v} = tile_b[from_b + (({b}u + x)$B_TURN)];"))
+            } else {
+                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {a}u + y];", rows / 4)
+                    .and_then(|()| writeln!(multiply, "let b{v} = tile_b[kk * {}u + {b}u + x];", columns / 4))
+            };
+        }
+        for r in 0..own {
+            for c in 0..own / 4 {
+                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
+                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
+                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
+                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
+                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
+                let _ = writeln!(write, "store_four({to}, {row}, {column}, c{r}_{c});");
+            }
+        }
+        shader
+            .set("TM", rows.to_string())
+            .set("TN", columns.to_string())
+            .set("TK", depth.to_string())
+            .set("RM", own.to_string())
+            .set("RN", own.to_string())
+            .set("XS", xs.to_string())
+            .set("A_VECTORS", (rows * depth / 4).to_string())
+            .set("B_VECTORS", (columns * depth / 4).to_string())
+            .set("DECLARE", declare)
+            .set("MULTIPLY", multiply)
+            .set("WRITE", write)
+    }
 }
 
 impl Tile {
@@ -68,9 +133,9 @@ impl Tile {
         }
     }
 
-    const fn shape(self) -> Option<Shape> {
+    pub(super) const fn shape(self) -> Option<Shape> {
         match self {
-            Self::Small => Some(Shape { rows: 32, columns: 32, own: 4, depth: 16 }),
+            Self::Small => Some(Shape::SMALL),
             Self::Medium => Some(Shape { rows: 64, columns: 64, own: 4, depth: 16 }),
             Self::Large => Some(Shape { rows: 128, columns: 128, own: 8, depth: 16 }),
             _ => None,
@@ -85,7 +150,7 @@ impl Tile {
         }
     }
 
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Small => "small",
             Self::Medium => "medium",
@@ -93,12 +158,13 @@ impl Tile {
             Self::Skinny1 => "skinny1",
             Self::Skinny4 => "skinny4",
             Self::Skinny8 => "skinny8",
+            Self::Cooperative => "cooperative",
         }
     }
 
-    const fn threads(self) -> u32 {
+    pub(super) const fn threads(self) -> u32 {
         match self.shape() {
-            Some(shape) => shape.rows / shape.own * (shape.columns / shape.own),
+            Some(shape) => shape.threads(),
             None => 256,
         }
     }
@@ -108,6 +174,7 @@ impl Matmul {
     /// Workgroups for `batches` products of `m` x `n`: at most 65535 in each dimension, which the caller sees to.
     pub fn groups(&self, m: u32, n: u32, batches: u32) -> [u32; 3] {
         match self.tile.shape() {
+            _ if self.tile == Tile::Cooperative => [n.div_ceil(128), m.div_ceil(128), batches],
             Some(shape) => [n.div_ceil(shape.columns), m.div_ceil(shape.rows), batches],
             None => [n.div_ceil(self.skinny().0), m.div_ceil(self.tile.skinny_rows()), batches],
         }
@@ -131,6 +198,9 @@ impl Matmul {
         if self.pairs {
             label += "_pairs";
         }
+        if self.quads() {
+            label += "_quads";
+        }
         label
     }
 
@@ -147,15 +217,31 @@ impl Matmul {
     }
 
     pub(super) fn requires(&self) -> Features {
-        Features::of(self.input) | Features::of(self.output)
+        let cooperative = if self.tile == Tile::Cooperative { Features::COOPERATIVE } else { Features::NONE };
+        Features::of(self.input) | Features::of(self.output) | cooperative
+    }
+
+    fn quads(&self) -> bool {
+        self.tile == Tile::Cooperative || (self.quads && self.tile.shape().is_some())
     }
 
     fn pairs(&self) -> bool {
-        self.pairs && !self.output.is_wide() && self.tile.shape().is_some()
+        (self.pairs && !self.output.is_wide() && self.tile.shape().is_some())
+            || (self.tile == Tile::Cooperative && !self.output.is_wide())
     }
 
     pub(super) fn wgsl(&self) -> String {
         let body = match self.tile.shape() {
+            _ if self.tile == Tile::Cooperative => concat!(
+                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_cooperative.wgsl")
+            ),
+            Some(_) if self.quads() => {
+                concat!(
+                    include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                    include_str!("../../wgsl/kernel/matmul_quads.wgsl")
+                )
+            }
             Some(_) => {
                 concat!(
                     include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
@@ -169,11 +255,18 @@ impl Matmul {
             ),
         };
         let store = if self.pairs() { Access::Words } else { Access::Store };
+        let load = if self.tile == Tile::Cooperative {
+            Access::Vectors
+        } else if self.quads() {
+            Access::LoadFour
+        } else {
+            Access::Load
+        };
         let mut shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
             .compute(Native::F32)
             .operand("out", self.output, store)
-            .operand("a", self.input, Access::Load)
-            .operand("b", self.input, Access::Load);
+            .operand("a", self.input, load)
+            .operand("b", self.input, load);
         if self.bias {
             shader = shader.operand("bias", self.output, Access::Load);
             let bias = "load_bias(base.w + row * p.edges.y + column * p.edges.z)";
@@ -185,39 +278,18 @@ impl Matmul {
             self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
         shader = shader.set("ACTIVATION", activation).set("THREADS", self.tile.threads().to_string());
         match self.tile.shape() {
+            _ if self.tile == Tile::Cooperative => self.cooperative(shader),
+            Some(shape) if self.quads() => {
+                self.quad_tiles(shader, &Shape { depth: shape.quad_depth(), ..shape })
+            }
             Some(shape) => self.tiled(shader, &shape),
             None => self.skinny_body(shader),
         }
         .finish()
     }
 
-    fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
-        let Shape { rows, columns, own, depth } = *shape;
-        let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
-        let xs = columns / own;
-        let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
-        // Named variables rather than arrays: an array that a driver fails to unroll goes to memory.
-        for v in 0..own / 4 {
-            // Writing to a String cannot fail, here and below.
-            let _ =
-                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {}u + y];", rows / 4, v * row_stripe / 4);
-            let _ = writeln!(
-                multiply,
-                "let b{v} = tile_b[kk * {}u + {}u + x];",
-                columns / 4,
-                v * column_stripe / 4
-            );
-        }
-        for r in 0..own {
-            for c in 0..own / 4 {
-                let _ = writeln!(declare, "var c{r}_{c} = vec4<f32>();");
-                let factor = format!("vec4<f32>(a{}[{}])", r / 4, r % 4);
-                let _ = writeln!(multiply, "c{r}_{c} = fma({factor}, b{c}, c{r}_{c});");
-                let row = format!("first_row + {}u + y * 4u", r / 4 * row_stripe + r % 4);
-                let column = format!("first_column + {}u + x * 4u", c * column_stripe);
-                let _ = writeln!(write, "store_four(base, {row}, {column}, c{r}_{c});");
-            }
-        }
+    /// Stores what is `sums[j]`, at element `to`.
+    pub(super) fn stored(&self, shader: Shader) -> Shader {
         let store = if self.pairs() {
             format!(
                 "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
@@ -227,6 +299,11 @@ impl Matmul {
         } else {
             "store_out(to, finished(base, row, column + j, sums[j]));".to_owned()
         };
+        shader.set("PAIR", if self.pairs() { "2" } else { "1" }).set("STORE", store)
+    }
+
+    fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
+        let Shape { rows, columns, depth, .. } = *shape;
         let along = |along_k: bool, side: u32| {
             if along_k {
                 (format!("i % {depth}u"), format!("i / {depth}u"))
@@ -235,24 +312,11 @@ impl Matmul {
             }
         };
         let ((a_k, a_row), (b_k, b_column)) = (along(self.a_along_k, rows), along(self.b_along_k, columns));
-        shader
-            .set("TM", rows.to_string())
-            .set("TN", columns.to_string())
-            .set("TK", depth.to_string())
-            .set("RM", own.to_string())
-            .set("RN", own.to_string())
-            .set("XS", xs.to_string())
-            .set("PAIR", if self.pairs() { "2" } else { "1" })
-            .set("A_VECTORS", (rows * depth / 4).to_string())
-            .set("B_VECTORS", (columns * depth / 4).to_string())
+        self.stored(shape.fill(shader, "base", false))
             .set("A_K", a_k)
             .set("A_ROW", a_row)
             .set("B_K", b_k)
             .set("B_COLUMN", b_column)
-            .set("STORE", store)
-            .set("DECLARE", declare)
-            .set("MULTIPLY", multiply)
-            .set("WRITE", write)
     }
 
     fn skinny_body(&self, shader: Shader) -> Shader {

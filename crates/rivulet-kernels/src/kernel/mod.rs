@@ -1,23 +1,36 @@
 //! The key of a kernel: which family, and which variant of it.
 
 mod attention;
+mod channel_norm;
+mod conv;
 mod index;
+mod loss;
 mod matmul;
+mod matmul_vectors;
+mod norm_columns;
 mod ops;
+mod pad;
 mod pointwise;
 mod reduce;
 mod row;
 mod scan;
+mod sort;
 
 pub use attention::{Attention, HeadSize, Mask};
+pub use channel_norm::ChannelNorm;
+pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
+pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
+pub use norm_columns::NormColumns;
 pub use ops::Op;
+pub use pad::{Pad, PadMode};
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
-pub use row::{Norm, Row, RowOp, RowStore, RowThreads};
+pub use row::{Norm, NormBackward, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
+pub use sort::{Sort, SortStep};
 
 use crate::features::Features;
 
@@ -43,6 +56,20 @@ pub enum Kernel {
     Scan(Scan),
     /// Scaled dot-product attention.
     Attention(Attention),
+    /// Gradients of a normalisation's weight and bias.
+    NormColumns(NormColumns),
+    /// Channels normalised by given statistics.
+    ChannelNorm(ChannelNorm),
+    /// A step of a sort.
+    Sort(Sort),
+    /// Convolution.
+    Conv(Conv),
+    /// Padding by reflection or replication.
+    Pad(Pad),
+    /// Negative log likelihood.
+    Nll(Nll),
+    /// Gradient of an embedding's table.
+    EmbeddingGradient(EmbeddingGradient),
 }
 
 macro_rules! each_family {
@@ -56,6 +83,13 @@ macro_rules! each_family {
             Kernel::Scatter($key) => $body,
             Kernel::Scan($key) => $body,
             Kernel::Attention($key) => $body,
+            Kernel::NormColumns($key) => $body,
+            Kernel::ChannelNorm($key) => $body,
+            Kernel::Sort($key) => $body,
+            Kernel::Conv($key) => $body,
+            Kernel::Pad($key) => $body,
+            Kernel::Nll($key) => $body,
+            Kernel::EmbeddingGradient($key) => $body,
         }
     };
 }
@@ -81,6 +115,7 @@ impl Kernel {
         match self {
             Self::Matmul(key) => key.workgroup(),
             Self::Attention(key) => key.workgroup(),
+            Self::Conv(key) => key.workgroup(),
             _ => [POINTWISE_GROUP, 1, 1],
         }
     }

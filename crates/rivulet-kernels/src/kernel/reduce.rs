@@ -153,7 +153,8 @@ impl ReduceOp {
         }
     }
 
-    const fn label(self) -> &'static str {
+    /// The op's one name.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Sum => "sum",
             Self::Prod => "prod",

@@ -22,6 +22,22 @@ pub enum RowOp {
     LayerNorm(Norm),
     /// Bindings: out, x, weight where there is one, rstd where it is kept.
     RmsNorm(Norm),
+    /// A layer norm over the channels of a group: `inner` is 1, `size` the channels of a group times `places`, and
+    /// weight and bias have one element a channel. Bindings as [`RowOp::LayerNorm`].
+    GroupNorm(Norm),
+    /// Bindings: gradient of x, gradient of the output, x, weight where there is one, mean, rstd.
+    LayerNormBackward(NormBackward),
+    /// Bindings: gradient of x, gradient of the output, x, weight where there is one, rstd.
+    RmsNormBackward(NormBackward),
+}
+
+/// The operands of a normalisation's gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NormBackward {
+    /// A factor for each element of a row, in the type of the input.
+    pub weight: bool,
+    /// Element type of the statistics that the forward kept.
+    pub stats: DType,
 }
 
 /// The optional operands of a normalisation.
@@ -141,6 +157,9 @@ impl Row {
             RowOp::LogSoftmaxBackward => "log_softmax_backward".to_owned(),
             RowOp::LayerNorm(key) => norm("layer_norm", key),
             RowOp::RmsNorm(key) => norm("rms_norm", key),
+            RowOp::GroupNorm(key) => norm("group_norm", key),
+            RowOp::LayerNormBackward(key) => norm("layer_norm_backward", key.operands()),
+            RowOp::RmsNormBackward(key) => norm("rms_norm_backward", key.operands()),
         };
         let (input, output) = (self.input.name(), self.output.name());
         format!("{op}_{input}_{output}_{}_{}", self.store.label(), self.threads.count())
@@ -150,10 +169,12 @@ impl Row {
         match self.op {
             RowOp::Softmax | RowOp::LogSoftmax => 2,
             RowOp::SoftmaxBackward | RowOp::LogSoftmaxBackward => 3,
-            RowOp::LayerNorm(key) => {
+            RowOp::LayerNorm(key) | RowOp::GroupNorm(key) => {
                 2 + u32::from(key.weight) + u32::from(key.bias) + 2 * u32::from(key.stats.is_some())
             }
             RowOp::RmsNorm(key) => 2 + u32::from(key.weight) + u32::from(key.stats.is_some()),
+            RowOp::LayerNormBackward(key) => 5 + u32::from(key.weight),
+            RowOp::RmsNormBackward(key) => 4 + u32::from(key.weight),
         }
     }
 
@@ -163,7 +184,8 @@ impl Row {
 
     pub(super) fn requires(&self) -> Features {
         let stats = match self.op {
-            RowOp::LayerNorm(key) | RowOp::RmsNorm(key) => key.stats,
+            RowOp::LayerNorm(key) | RowOp::RmsNorm(key) | RowOp::GroupNorm(key) => key.stats,
+            RowOp::LayerNormBackward(key) | RowOp::RmsNormBackward(key) => Some(key.stats),
             _ => None,
         };
         Features::of(self.input) | Features::of(self.output) | stats.map_or(Features::NONE, Features::of)
@@ -210,30 +232,70 @@ impl Row {
                 shader = self.norm(shader, Norm { bias: false, ..key }, false);
                 include_str!("../../wgsl/kernel/row_norm.wgsl")
             }
+            RowOp::GroupNorm(key) => {
+                shader = self.norm(shader, key, true);
+                include_str!("../../wgsl/kernel/row_norm.wgsl")
+            }
+            RowOp::LayerNormBackward(key) => {
+                shader = self.norm_backward(shader, key, true);
+                include_str!("../../wgsl/kernel/row_norm_backward.wgsl")
+            }
+            RowOp::RmsNormBackward(key) => {
+                shader = self.norm_backward(shader, key, false);
+                include_str!("../../wgsl/kernel/row_norm_backward.wgsl")
+            }
         };
         shader.set("OPERATION", format!("{operation}{FOLD}")).finish()
     }
 
     fn norm(&self, mut shader: Shader, key: Norm, centered: bool) -> Shader {
         let mut value =
-            if centered { "(load_x(at.y) - stat.x) * stat.y" } else { "load_x(at.y) * stat.y" }.to_owned();
+            if centered { "((load_x(at.y) - stat.x) - left_over) * stat.y" } else { "load_x(at.y) * stat.y" }
+                .to_owned();
+        let channel = if matches!(self.op, RowOp::GroupNorm(_)) {
+            "row % p.groups * (p.size / p.places) + e / p.places"
+        } else {
+            "e"
+        };
         if key.weight {
             shader = shader.operand("weight", self.input, Access::Load);
-            value += " * load_weight(p.offsets.z + e)";
+            value += &format!(" * load_weight(p.offsets.z + {channel})");
         }
         if key.bias {
             shader = shader.operand("bias", self.input, Access::Load);
-            value += " + load_bias(p.offsets.w + e)";
+            value += &format!(" + load_bias(p.offsets.w + {channel})");
         }
         let mut keep = String::new();
         if let Some(stats) = key.stats {
             if centered {
                 shader = shader.operand("mean", stats, Access::Store);
-                keep += "store_mean(p.stats.x + row, stat.x);\n    ";
+                keep += "store_mean(p.stats.x + row, stat.x + left_over);\n    ";
             }
             shader = shader.operand("rstd", stats, Access::Store);
             keep += "store_rstd(p.stats.y + row, stat.y);";
         }
         shader.set("CENTERED", centered.to_string()).set("SCALED", value).set("KEEP", keep)
+    }
+
+    fn norm_backward(&self, mut shader: Shader, key: NormBackward, centered: bool) -> Shader {
+        shader = shader.operand("y", self.input, Access::Load);
+        let mut gradient = "load_x(base.y + e)".to_owned();
+        if key.weight {
+            shader = shader.operand("weight", self.input, Access::Load);
+            gradient += " * load_weight(p.offsets.w + e)";
+        }
+        let mut mean = "0.0";
+        if centered {
+            shader = shader.operand("mean", key.stats, Access::Load);
+            mean = "load_mean(p.stats.x + row)";
+        }
+        shader = shader.operand("rstd", key.stats, Access::Load);
+        shader.set("CENTERED", centered.to_string()).set("SCALED_GRADIENT", gradient).set("MEAN", mean)
+    }
+}
+
+impl NormBackward {
+    const fn operands(self) -> Norm {
+        Norm { weight: self.weight, bias: false, stats: Some(self.stats) }
     }
 }

@@ -16,9 +16,11 @@ pub enum ScanOp {
     Max,
     /// Smallest so far.
     Min,
+    /// Logarithm of the sum of exponentials; floats only.
+    LogSumExp,
 }
 
-/// Key of a scan. Bindings: out, x.
+/// Key of a scan. Bindings: out, x, and int64 indices where they are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scan {
     /// What is kept running.
@@ -27,6 +29,9 @@ pub struct Scan {
     pub input: DType,
     /// Element type of the output, which is computed in.
     pub output: DType,
+    /// True where the place of the largest or smallest is wanted too: the last of equal ones. Input and output are of
+    /// one type then.
+    pub indices: bool,
 }
 
 impl Scan {
@@ -41,12 +46,14 @@ impl Scan {
             ScanOp::Prod => "cumprod",
             ScanOp::Max => "cummax",
             ScanOp::Min => "cummin",
+            ScanOp::LogSumExp => "logcumsumexp",
         };
-        format!("{op}_{}_{}", self.input.name(), self.output.name())
+        let indices = if self.indices { "_indices" } else { "" };
+        format!("{op}{indices}_{}_{}", self.input.name(), self.output.name())
     }
 
     pub(super) fn bindings(&self) -> u32 {
-        2
+        2 + u32::from(self.indices)
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -54,7 +61,8 @@ impl Scan {
     }
 
     pub(super) fn requires(&self) -> Features {
-        Features::of(self.input) | Features::of(self.output)
+        let indices = if self.indices { Features::INT64 } else { Features::NONE };
+        Features::of(self.input) | Features::of(self.output) | indices
     }
 
     pub(super) fn wgsl(&self) -> String {
@@ -65,8 +73,22 @@ impl Scan {
             ScanOp::Prod => ("join_prod".to_owned(), format!("{name}(1)")),
             ScanOp::Max => (format!("join_max_{name}"), format!("lowest_{name}()")),
             ScanOp::Min => (format!("join_min_{name}"), format!("highest_{name}()")),
+            ScanOp::LogSumExp => ("join_log_sum_exp".to_owned(), "-inf_f32()".to_owned()),
         };
-        Shader::new(include_str!("../../wgsl/params/row.wgsl"), include_str!("../../wgsl/kernel/scan.wgsl"))
+        let body = if self.indices {
+            include_str!("../../wgsl/kernel/scan_arg.wgsl")
+        } else {
+            include_str!("../../wgsl/kernel/scan.wgsl")
+        };
+        let order = if self.op == ScanOp::Min { "<=" } else { ">=" };
+        let stands = format!("b.value {order} a.value");
+        let stands = if self.input.is_float() {
+            format!("is_nan(b.value) || (!is_nan(a.value) && {stands})")
+        } else {
+            stands
+        };
+        let shader = Shader::new(include_str!("../../wgsl/params/row.wgsl"), body)
+            .set("STANDS", stands)
             .compute(native)
             .set("A", name)
             .set("JOIN", join)
@@ -74,7 +96,7 @@ impl Scan {
             .set("MAP", convert("x".to_owned(), self.input.native(), native.dtype()))
             .set("RESULT", convert("total".to_owned(), native, self.output))
             .operand("out", self.output, Access::Store)
-            .operand("x", self.input, Access::Load)
-            .finish()
+            .operand("x", self.input, Access::Load);
+        if self.indices { shader.operand("indices", DType::I64, Access::Store) } else { shader }.finish()
     }
 }

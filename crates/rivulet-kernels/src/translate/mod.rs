@@ -118,7 +118,8 @@ fn check(label: &str, wgsl: &str) -> Result<(naga::Module, ModuleInfo), Translat
         | Capabilities::SHADER_INT64
         | Capabilities::SHADER_INT16
         | Capabilities::SHADER_FLOAT16
-        | Capabilities::SUBGROUP;
+        | Capabilities::SUBGROUP
+        | Capabilities::COOPERATIVE_MATRIX;
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())

@@ -3,6 +3,7 @@
 use super::Translated;
 use naga::back::spv::{Options, PipelineOptions, WriterFlags, ZeroInitializeWorkgroupMemoryMode, write_vec};
 use naga::valid::ModuleInfo;
+use std::collections::HashSet;
 
 /// Float-control modes that the device offers (`VkPhysicalDeviceFloatControlsProperties`); those set are declared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,9 +23,21 @@ const OP_EXT_INST_IMPORT: u32 = 11;
 const OP_ENTRY_POINT: u32 = 15;
 const OP_EXECUTION_MODE: u32 = 16;
 const OP_CAPABILITY: u32 = 17;
+const OP_TYPE_POINTER: u32 = 32;
+const OP_VARIABLE: u32 = 59;
+const OP_LOAD: u32 = 61;
+const OP_STORE: u32 = 62;
+const OP_ACCESS_CHAIN: u32 = 65;
+const OP_IN_BOUNDS_ACCESS_CHAIN: u32 = 66;
 const OP_DECORATE: u32 = 71;
+const OP_COOPERATIVE_LOAD: u32 = 4457;
+const OP_COOPERATIVE_STORE: u32 = 4458;
+const STORAGE_WORKGROUP: u32 = 4;
+const STORAGE_BUFFER: u32 = 12;
+const NON_PRIVATE_POINTER: u32 = 0x20;
 const DECORATION_NO_CONTRACTION: u32 = 42;
 const CAPABILITY_FLOAT16: u32 = 9;
+const CAPABILITY_COOPERATIVE_MATRIX: u32 = 6022;
 /// StorageBuffer16BitAccess and UniformAndStorageBuffer16BitAccess: naga declares them with every use of a 16-bit type,
 /// though none of ours is in a buffer.
 const CAPABILITIES_STORAGE16: [u32; 2] = [4433, 4434];
@@ -85,9 +98,12 @@ fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> 
         instructions.push((first & 0xffff, instruction));
         rest = tail;
     }
-    let half = instructions
-        .iter()
-        .any(|(op, words)| *op == OP_CAPABILITY && words.get(1) == Some(&CAPABILITY_FLOAT16));
+    let has = |capability| {
+        instructions.iter().any(|(op, words)| *op == OP_CAPABILITY && words.get(1) == Some(&capability))
+    };
+    let cooperative = has(CAPABILITY_COOPERATIVE_MATRIX);
+    let half = has(CAPABILITY_FLOAT16) || cooperative;
+    let shared = if cooperative { shared_pointers(&instructions) } else { HashSet::new() };
     let entry = instructions.iter().find(|(op, _)| *op == OP_ENTRY_POINT).and_then(|(_, words)| words.get(2));
     let entry = *entry.ok_or("no entry point")?;
     // (capability, execution mode, width)
@@ -107,6 +123,10 @@ fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> 
         if place == Place::Capabilities && *op != OP_CAPABILITY {
             for (capability, ..) in &modes {
                 out.extend([instruction_word(2, OP_CAPABILITY), *capability]);
+            }
+            // naga declares it with other uses of the type, but not with a matrix of it.
+            if half && !has(CAPABILITY_FLOAT16) {
+                out.extend([instruction_word(2, OP_CAPABILITY), CAPABILITY_FLOAT16]);
             }
             place = Place::Extensions;
         }
@@ -131,11 +151,52 @@ fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> 
             place = Place::Code;
         }
         let storage16 = instruction.get(1).is_some_and(|word| CAPABILITIES_STORAGE16.contains(word));
-        if *op != OP_CAPABILITY || !storage16 {
-            out.extend_from_slice(instruction);
+        if *op == OP_CAPABILITY && storage16 {
+            continue;
+        }
+        match access(*op, instruction) {
+            // The Vulkan memory model takes a plain access for a private one, which no barrier orders.
+            Some(pointer) if shared.contains(&pointer) => {
+                out.push(instruction_word(instruction.len() as u32 + 1, *op));
+                out.extend_from_slice(instruction.get(1..).unwrap_or_default());
+                out.push(NON_PRIVATE_POINTER);
+            }
+            _ => out.extend_from_slice(instruction),
         }
     }
     Ok(out)
+}
+
+/// The pointer of a load or store that names no memory operands; of values or cooperative matrices.
+fn access(op: u32, instruction: &[u32]) -> Option<u32> {
+    let (pointer, words) = match op {
+        OP_LOAD => (3, 4),
+        OP_STORE => (1, 3),
+        OP_COOPERATIVE_LOAD => (3, 6),
+        OP_COOPERATIVE_STORE => (1, 5),
+        _ => return None,
+    };
+    if instruction.len() == words { instruction.get(pointer).copied() } else { None }
+}
+
+/// Pointers into memory that invocations share.
+fn shared_pointers(instructions: &[(u32, &[u32])]) -> HashSet<u32> {
+    let mut types = HashSet::new();
+    let mut pointers = HashSet::new();
+    for (op, words) in instructions {
+        match (*op, *words) {
+            (OP_TYPE_POINTER, [_, id, STORAGE_WORKGROUP | STORAGE_BUFFER, ..]) => {
+                types.insert(*id);
+            }
+            (OP_VARIABLE | OP_ACCESS_CHAIN | OP_IN_BOUNDS_ACCESS_CHAIN, [_, ty, id, ..])
+                if types.contains(ty) =>
+            {
+                pointers.insert(*id);
+            }
+            _ => {}
+        }
+    }
+    pointers
 }
 
 /// Sections of a module, in order; what is added goes to the end of its section (decorations: to the start).

@@ -1,5 +1,8 @@
 //! Runs a kernel on a Vulkan device: operands in, operands out.
 
+#[path = "../../../rivulet-hal/tests/common/adapter.rs"]
+mod adapter;
+
 use rivulet_hal::vulkan::{self, Options};
 use rivulet_hal::{
     Binding, BufferRange, ByteRange, Device, Memory, MemoryUsage, PipelineDesc, PipelineSource, QueueIndex,
@@ -9,25 +12,10 @@ use rivulet_kernels::{FloatControls, Kernel, Target, Translated, translate};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// The device of all tests: llvmpipe, or the adapter whose name holds `RIVULET_TEST_ADAPTER`.
+/// The device of all tests.
 pub fn device() -> Option<&'static Arc<dyn Device>> {
     static DEVICE: OnceLock<Option<Arc<dyn Device>>> = OnceLock::new();
-    DEVICE
-        .get_or_init(|| {
-            #[allow(clippy::disallowed_methods, reason = "switches of these tests alone")]
-            let setting = |name: &str| std::env::var(name).unwrap_or_default();
-            let wanted = setting("RIVULET_TEST_ADAPTER").to_lowercase();
-            let wanted = if wanted.is_empty() { "llvmpipe" } else { &wanted };
-            let found = vulkan::adapters().iter().position(|a| a.name.to_lowercase().contains(wanted));
-            let Some(index) = found else {
-                assert!(setting("RIVULET_REQUIRE_VULKAN") != "1", "no adapter is called {wanted}");
-                eprintln!("skipped: no adapter is called {wanted}");
-                return None;
-            };
-            let validated = vulkan::open(index, Options { validation: true, ..Options::default() });
-            Some(validated.or_else(|_| vulkan::open(index, Options::default())).unwrap())
-        })
-        .as_ref()
+    DEVICE.get_or_init(|| adapter::open(&Options::default())).as_ref()
 }
 
 /// An operand of a run: little-endian bytes, and whether the kernel writes them.

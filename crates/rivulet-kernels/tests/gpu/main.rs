@@ -7,13 +7,19 @@
 #![allow(unreachable_pub, reason = "one binary of several files")]
 
 mod attention;
+mod convolutions;
 mod creation;
 mod gpu;
 mod indexing;
 mod layouts;
+mod losses;
 mod maths;
+mod norms;
 mod ops;
+mod pads;
 mod products;
 mod reductions;
 mod rows;
+mod scans;
+mod sorts;
 mod values;

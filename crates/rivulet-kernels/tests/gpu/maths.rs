@@ -53,9 +53,9 @@ const CASES: &[Case] = &[
     case(Op::Abs, -ANY, ANY, 0.0, f64::abs),
     case(Op::Sign, -ANY, ANY, 0.0, |x| if x == 0.0 { 0.0 } else { x.signum() }),
     case(Op::Square, -1e15, 1e15, 0.5, |x| x * x),
-    case(Op::Sqrt, 0.0, ANY, 1.0, f64::sqrt),
+    case(Op::Sqrt, 0.0, ANY, 0.5, f64::sqrt),
     case(Op::Rsqrt, 1e-37, ANY, 2.0, |x| 1.0 / x.sqrt()),
-    case(Op::Reciprocal, 1e-37, 1e37, 1.0, |x| 1.0 / x),
+    case(Op::Reciprocal, 1e-37, 1e37, 0.5, |x| 1.0 / x),
     case(Op::Exp, -110.0, 95.0, 2.0, f64::exp),
     case(Op::Exp2, -155.0, 130.0, 2.0, f64::exp2),
     case(Op::Expm1, -20.0, 95.0, 3.0, f64::exp_m1),
@@ -168,7 +168,13 @@ fn functions_of_one_float_keep_their_bounds() {
     for case in CASES {
         let x = arguments(case.low, case.high);
         let y = unary(case.op, case.scalars, &x);
-        let errors = x.iter().zip(&y).map(|(&x, &y)| (ulps(y, (case.reference)(f64::from(x))), x, y));
+        let error = |x: f32, y: f32| {
+            let exact = ulps(y, (case.reference)(f64::from(x)));
+            // A device may take a subnormal argument for 0; square roots and logarithms look at its bits.
+            let flushed = x.is_subnormal() && !matches!(case.op, Op::Sqrt | Op::Log | Op::Log2 | Op::Log10);
+            if flushed { exact.min(ulps(y, (case.reference)(0.0))) } else { exact }
+        };
+        let errors = x.iter().zip(&y).map(|(&x, &y)| (error(x, y), x, y));
         let worst = errors.fold((-1.0, 0.0, 0.0), |worst, now| if now.0 > worst.0 { now } else { worst });
         println!(
             "{:14} [{:e}, {:e}] {:.2} ULP at {:e}",

@@ -97,7 +97,7 @@ fn binary_ops_treat_special_values_as_ieee_and_pytorch() {
         (Op::Add, &|a, b| a + b, 0.0),
         (Op::Sub, &|a, b| a - b, 0.0),
         (Op::Mul, &|a, b| a * b, 0.0),
-        (Op::Div, &|a, b| a / b, 3e-7),
+        (Op::Div, &|a, b| a / b, 0.0),
         (Op::DivTrunc, &|a, b| (a / b).trunc(), 0.0),
         (Op::DivFloor, &div_floor, 0.0),
         (Op::Fmod, &|a, b| a % b, 0.0),
@@ -237,6 +237,27 @@ fn powers_and_remainders_of_random_floats() {
                 op.label()
             );
         }
+    }
+}
+
+#[test]
+fn quotients_and_roots_are_correctly_rounded() {
+    need_device!();
+    let mut rng = fastrand::Rng::with_seed(3);
+    // Any bits, then quotients near ties, then subnormal ones.
+    let mut a: Vec<f32> = (0..60_000).map(|_| f32::from_bits(rng.u32(..))).collect();
+    let mut b: Vec<f32> = (0..60_000).map(|_| f32::from_bits(rng.u32(..))).collect();
+    for _ in 0..20_000 {
+        a.push(f32::from_bits(0x3f80_0000 + rng.u32(0..0x80_0000)));
+        b.push(f32::from_bits(0x3fff_fff0 + rng.u32(0..16)));
+        a.push(f32::from_bits(rng.u32(0..0x0180_0000)));
+        b.push(f32::from_bits(0x3f00_0000 + rng.u32(0..0x180_0000)));
+    }
+    for ((&a, &b), got) in a.iter().zip(&b).zip(floats(Op::Div, &[&a, &b])) {
+        assert!(same(got, a / b, 0.0), "{a:e} / {b:e}: {got:e} for {:e}", a / b);
+    }
+    for (&a, got) in a.iter().zip(floats(Op::Sqrt, &[&a])) {
+        assert!(same(got, a.sqrt(), 0.0), "sqrt {a:e}: {got:e} for {:e}", a.sqrt());
     }
 }
 

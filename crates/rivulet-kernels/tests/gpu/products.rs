@@ -107,6 +107,7 @@ fn products_of_every_tile_and_order() {
                     bias: bits != 0,
                     activation: (bits == 3).then_some(Op::Relu),
                     pairs: false,
+                    quads: false,
                 };
                 check(key, problem);
             }
@@ -129,11 +130,76 @@ fn products_of_halves_are_summed_in_float32() {
                     bias: true,
                     activation: None,
                     pairs,
+                    quads: false,
                 };
                 check(key, &Problem { m: 35, n: 34, k: 300, outer: 1, batch: 2 });
                 if !pairs {
                     check(key, &Problem { m: 3, n: 33, k: 65, outer: 1, batch: 1 });
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_factors_read_four_at_a_time() {
+    need_device!();
+    let sizes = [
+        Problem { m: 4, n: 4, k: 4, outer: 1, batch: 1 },
+        Problem { m: 36, n: 68, k: 40, outer: 2, batch: 3 },
+        Problem { m: 132, n: 136, k: 20, outer: 1, batch: 1 },
+    ];
+    for tile in [Tile::Small, Tile::Medium, Tile::Large] {
+        for bits in 0..4 {
+            for (input, output) in
+                [(DType::F32, DType::F32), (DType::F16, DType::F16), (DType::BF16, DType::F32)]
+            {
+                for problem in &sizes {
+                    let key = Matmul {
+                        input,
+                        output,
+                        tile,
+                        a_along_k: bits & 1 != 0,
+                        b_along_k: bits & 2 != 0,
+                        bias: bits != 0,
+                        activation: None,
+                        pairs: bits == 2,
+                        quads: true,
+                    };
+                    check(key, problem);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_on_cooperative_matrices() {
+    need_device!();
+    if !crate::gpu::device().is_some_and(|device| device.info().shader.cooperative_f16) {
+        eprintln!("skipped: the device has no cooperative matrices");
+        return;
+    }
+    let sizes = [
+        Problem { m: 4, n: 4, k: 4, outer: 1, batch: 1 },
+        Problem { m: 132, n: 136, k: 100, outer: 2, batch: 3 },
+        Problem { m: 256, n: 128, k: 64, outer: 1, batch: 1 },
+    ];
+    for bits in 0..4 {
+        for output in [DType::F16, DType::F32] {
+            for problem in &sizes {
+                let key = Matmul {
+                    input: DType::F16,
+                    output,
+                    tile: Tile::Cooperative,
+                    a_along_k: bits & 1 != 0,
+                    b_along_k: bits & 2 != 0,
+                    bias: bits != 0,
+                    activation: None,
+                    pairs: true,
+                    quads: true,
+                };
+                check(key, problem);
             }
         }
     }

@@ -260,7 +260,7 @@ fn scans_along_any_dimension() {
                         .collect()
                 });
                 let want = decode(output_type, &encode(output_type, &want));
-                let key = Scan { op, input: input_type, output: output_type };
+                let key = Scan { op, input: input_type, output: output_type, indices: false };
                 let params = RowParams {
                     rows: (outer * inner) as u32,
                     size: size as u32,

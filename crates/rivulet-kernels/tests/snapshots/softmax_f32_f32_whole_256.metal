@@ -16,7 +16,8 @@ struct Params {
     uint inner;
     float eps;
     metal::uint2 stats;
-    char _pad6[8];
+    uint groups;
+    uint places;
 };
 typedef float type_4[1];
 struct type_8 {
@@ -335,7 +336,6 @@ void statistics(
 }
 
 void finish_row(
-    uint row
 ) {
     return;
 }
@@ -357,50 +357,53 @@ struct main_Input {
     metal::float2 stat = {};
     uint lane = {};
     uint slot = {};
+    uint row = {};
     uint unit = {};
     lane = local % 256u;
     uint _e8 = lane;
     slot = local - _e8;
     uint wanted = (((group.y * groups.x) + group.x) * 1u) + (local / 256u);
-    uint _e22 = p.rows;
-    uint row_1 = metal::min(wanted, _e22 - 1u);
-    uint _e28 = p.inner;
-    uint _e32 = p.size;
-    uint _e35 = p.inner;
-    uint _e40 = p.inner;
-    uint first = ((row_1 / _e28) * (_e32 * _e35)) + (row_1 % _e40);
-    metal::uint4 _e46 = p.offsets;
-    base = _e46 + metal::uint4(first);
+    uint _e23 = p.rows;
+    row = metal::min(wanted, _e23 - 1u);
+    uint _e28 = row;
+    uint _e31 = p.inner;
+    uint _e35 = p.size;
+    uint _e38 = p.inner;
+    uint _e42 = row;
+    uint _e45 = p.inner;
+    uint first = ((_e28 / _e31) * (_e35 * _e38)) + (_e42 % _e45);
+    metal::uint4 _e51 = p.offsets;
+    base = _e51 + metal::uint4(first);
     statistics(p, base, x_5, stat, parts, lane, slot, _buffer_sizes);
-    uint _e51 = p.rows;
-    if (wanted < _e51) {
-        uint _e55 = base.x;
-        uint _e58 = p.size;
-        uint _e59 = units_out(_e55, _e58);
-        uint _e61 = lane;
-        unit = _e61;
+    uint _e56 = p.rows;
+    if (wanted < _e56) {
+        uint _e60 = base.x;
+        uint _e63 = p.size;
+        uint _e64 = units_out(_e60, _e63);
+        uint _e66 = lane;
+        unit = _e66;
         bool loop_init_3 = true;
         while(true) {
             if (!loop_init_3) {
-                uint _e72 = unit;
-                unit = _e72 + 256u;
+                uint _e77 = unit;
+                unit = _e77 + 256u;
             }
             loop_init_3 = false;
-            uint _e63 = unit;
-            if (_e63 < _e59) {
+            uint _e68 = unit;
+            if (_e68 < _e64) {
             } else {
                 break;
             }
             {
-                uint _e65 = unit;
-                uint _e68 = base.x;
-                uint _e71 = p.size;
-                put_out(_e65, _e68, _e71, p, out, at, base, x_5, stat, _buffer_sizes);
+                uint _e70 = unit;
+                uint _e73 = base.x;
+                uint _e76 = p.size;
+                put_out(_e70, _e73, _e76, p, out, at, base, x_5, stat, _buffer_sizes);
             }
         }
-        uint _e76 = lane;
-        if (_e76 == 0u) {
-            finish_row(row_1);
+        uint _e81 = lane;
+        if (_e81 == 0u) {
+            finish_row();
             return;
         } else {
             return;

@@ -6,6 +6,7 @@ var<private> base: vec4<u32>;
 var<private> lane: u32;
 var<private> slot: u32;
 var<private> stat: vec2<f32>;
+var<private> row: u32;
 
 $OPERATION
 fn locate(e: u32) {
@@ -25,7 +26,7 @@ fn main(
     slot = local - lane;
     let wanted = (group.y * groups.x + group.x) * $ROWSu + local / $THREADSu;
     // Rows past the last one are made again rather than skipped: barriers need every invocation.
-    let row = min(wanted, p.rows - 1u);
+    row = min(wanted, p.rows - 1u);
     let first = row / p.inner * (p.size * p.inner) + row % p.inner;
     base = p.offsets + first;
     statistics();
@@ -35,7 +36,7 @@ fn main(
             put_out(unit, base.x, p.size);
         }
         if (lane == 0u) {
-            finish_row(row);
+            finish_row();
         }
     }
 }

@@ -21,5 +21,5 @@ fn statistics() {
 fn row_element(e: u32) -> f32 {
     return $NORMALISED;
 }
-fn finish_row(row: u32) {
+fn finish_row() {
 }

@@ -10,5 +10,5 @@ fn statistics() {
 fn row_element(e: u32) -> f32 {
     return $GRADIENT;
 }
-fn finish_row(row: u32) {
+fn finish_row() {
 }

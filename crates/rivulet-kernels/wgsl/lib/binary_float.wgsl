@@ -13,13 +13,13 @@ fn f_mul(a: f32, b: f32) -> f32 {
     return a * b;
 }
 fn f_div(a: f32, b: f32) -> f32 {
-    return a / b;
+    return div_f32(a, b);
 }
 fn f_div_floor(a: f32, b: f32) -> f32 {
     return div_floor_f32(a, b);
 }
 fn f_div_trunc(a: f32, b: f32) -> f32 {
-    return trunc(a / b);
+    return trunc(div_f32(a, b));
 }
 fn f_remainder(a: f32, b: f32) -> f32 {
     return remainder_f32(a, b);

@@ -41,3 +41,12 @@ fn lowest_i64() -> i64 {
 fn highest_i64() -> i64 {
     return i64(-1) - (i64(1) << 63u);
 }
+fn join_log_sum_exp(a: f32, b: f32) -> f32 {
+    let high = f_maximum(a, b);
+    let low = f_minimum(a, b);
+    // The difference of equal infinities would be a NaN.
+    if (!is_finite(high)) {
+        return high;
+    }
+    return high + log1p_f32(exp_f32(low - high));
+}

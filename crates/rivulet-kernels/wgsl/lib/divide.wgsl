@@ -38,10 +38,10 @@ fn remainder_f32(a: f32, b: f32) -> f32 {
 // As PyTorch's div_floor_floating: consistent with remainder, and whole.
 fn div_floor_f32(a: f32, b: f32) -> f32 {
     if (is_zero(b)) {
-        return a / b;
+        return div_f32(a, b);
     }
     let r = fmod_f32(a, b);
-    var q = (a - r) / b;
+    var q = div_f32(a - r, b);
     if (!is_zero(r) && sign_bit(r) != sign_bit(b)) {
         q = q - 1.0;
     }

@@ -18,16 +18,16 @@ fn f_square(x: f32) -> f32 {
     return x * x;
 }
 fn f_sqrt(x: f32) -> f32 {
-    return select(sqrt(x), nan_f32(), sign_bit(x) != 0u && !is_zero(x));
+    return sqrt_f32(x);
 }
 fn f_rsqrt(x: f32) -> f32 {
     if (is_zero(x)) {
         return with_sign(inf_f32(), x);
     }
-    return select(1.0 / sqrt(x), nan_f32(), sign_bit(x) != 0u);
+    return 1.0 / sqrt_f32(x);
 }
 fn f_reciprocal(x: f32) -> f32 {
-    return 1.0 / x;
+    return div_f32(1.0, x);
 }
 fn f_exp(x: f32) -> f32 {
     return exp_f32(x);

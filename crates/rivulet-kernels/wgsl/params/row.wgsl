@@ -7,5 +7,7 @@ struct Params {
     eps: f32,
     // mean, rstd
     stats: vec2<u32>,
+    groups: u32,
+    places: u32,
 }
 var<immediate> p: Params;

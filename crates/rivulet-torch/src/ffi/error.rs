@@ -11,6 +11,7 @@ pub(crate) const ERROR: i32 = 1;
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 pub(crate) const INTERRUPTED: i32 = 3;
 pub(crate) const INVALID: i32 = 4;
+pub(crate) const NO_KERNEL: i32 = 5;
 
 thread_local! {
     static LAST: RefCell<CString> = RefCell::new(CString::default());
@@ -35,6 +36,7 @@ impl From<Error> for Failure {
             Error::OutOfMemory { .. } => OUT_OF_MEMORY,
             Error::Interrupted(_) => INTERRUPTED,
             Error::NoSuchStream { .. } | Error::NoSuchPriority { .. } => INVALID,
+            Error::NoKernel { .. } | Error::BadOperand { .. } => NO_KERNEL,
             _ => ERROR,
         };
         Self::new(status, error.to_string())

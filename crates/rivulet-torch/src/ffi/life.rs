@@ -170,6 +170,8 @@ fn report(report: &rivulet::report::Report) -> Value {
         "queues": report.queues,
         "pool": pool,
         "streams": streams,
+        "bytes_to_device": report.bytes_to_device,
+        "bytes_to_host": report.bytes_to_host,
         "memory": memory,
         "settings": settings,
         "failure": report.failure,
@@ -185,7 +187,12 @@ extern "C" fn rivulet_in_bad_fork() -> i32 {
 /// See `rivulet.h`.
 #[unsafe(no_mangle)]
 extern "C" fn rivulet_shutdown() {
-    enter_or((), python::shutdown);
+    enter_or((), || {
+        python::shutdown();
+        if let Some(device) = Device::global_if_open() {
+            device.prepare_exit();
+        }
+    });
 }
 
 static THREAD_CALLBACK: OnceLock<extern "C" fn()> = OnceLock::new();

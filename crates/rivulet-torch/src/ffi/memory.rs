@@ -25,6 +25,27 @@ unsafe extern "C" fn rivulet_alloc(bytes: usize, data: *mut *mut c_void, block: 
     })
 }
 
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - `data` and `block` are valid for writes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_alloc_host(
+    bytes: usize,
+    data: *mut *mut c_void,
+    block: *mut *const Block,
+) -> i32 {
+    enter(|| {
+        python::stay_if_exiting();
+        // SAFETY: by contract.
+        let (data, block) = unsafe { (answer(data, "data")?, answer(block, "block")?) };
+        let allocated = Device::global()?.allocate_for_host(bytes as u64)?;
+        *data = allocated.address() as *mut c_void;
+        *block = Arc::into_raw(allocated);
+        Ok(())
+    })
+}
+
 /// What a foreign owner's callback needs; called once, on whichever thread the block becomes idle.
 struct Owner {
     owner: *mut c_void,

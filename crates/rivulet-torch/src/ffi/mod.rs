@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod life;
 mod memory;
+mod native;
 mod ops;
 mod rng;
 mod stream;

@@ -109,7 +109,8 @@ unsafe extern "C" fn rivulet_host_begin(
         let entry = op(op_id);
         let label = entry.and_then(|op| op.name.get()).copied().unwrap_or(UNNAMED);
         slot.write(device.host_access(label, &blocks)?);
-        if let Some(op) = entry.filter(|_| !device.info().inline_completion) {
+        // Other labels are of accesses that the user asked for.
+        if let Some(op) = entry.filter(|_| !device.info().inline_completion && label.starts_with("aten::")) {
             op.fallbacks.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

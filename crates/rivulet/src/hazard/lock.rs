@@ -223,6 +223,11 @@ impl BlockLock {
         word & CELLS == 0 || self.cells_empty()
     }
 
+    /// True where somebody holds the lock alone.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & EXCLUSIVE != 0
+    }
+
     /// True where readers use cells.
     #[inline]
     pub fn has_cells(&self) -> bool {

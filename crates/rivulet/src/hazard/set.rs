@@ -59,10 +59,16 @@ enum State {
 struct Entry<'a> {
     block: &'a Block,
     access: Access,
+    /// Alone, although the op itself may only read.
+    alone: bool,
     state: State,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    fn new(block: &'a Block, access: Access) -> Self {
+        Self { block, access, alone: false, state: State::Free }
+    }
+
     #[inline]
     fn key(&self) -> usize {
         key(self.block)
@@ -70,8 +76,17 @@ impl Entry<'_> {
 
     fn mode(&self) -> Mode {
         match self.access {
-            Access::Read => Mode::Shared,
-            Access::Write => Mode::Exclusive,
+            Access::Read if !self.alone => Mode::Shared,
+            Access::Read | Access::Write => Mode::Exclusive,
+        }
+    }
+
+    /// True where this op, or the one around it, holds the block alone.
+    fn is_alone(&self) -> bool {
+        match self.state {
+            State::Free => false,
+            State::Held(hold) => hold == Hold::Exclusive,
+            State::Outer => self.block.lock().is_exclusive(),
         }
     }
 }
@@ -113,11 +128,26 @@ impl<'a> OperandSet<'a> {
         stream: StreamId,
         tracking: Tracking,
     ) -> Result<Self, HazardError> {
+        Self::acquire_alone(operands, stream, tracking, |_| false)
+    }
+
+    /// As [`OperandSet::acquire`], but blocks for which `alone` holds are locked against everybody, also where the op
+    /// only reads them.
+    ///
+    /// # Errors
+    /// As [`OperandSet::acquire`].
+    pub(crate) fn acquire_alone(
+        operands: &[(&'a Block, Access)],
+        stream: StreamId,
+        tracking: Tracking,
+        alone: impl Fn(&Block) -> bool,
+    ) -> Result<Self, HazardError> {
         let mut set = Self { entries: SmallVec::new(), listed: 0, not_send: PhantomData };
         if tracking == Tracking::Off {
             return Ok(set);
         }
         set.sort_in(operands);
+        set.entries.iter_mut().for_each(|entry| entry.alone = alone(entry.block));
         if seeded::is("hazard_unordered_locks") {
             set.entries.sort_by_key(|entry| entry.access);
         }
@@ -139,7 +169,7 @@ impl<'a> OperandSet<'a> {
     #[inline]
     fn sort_in(&mut self, operands: &[(&'a Block, Access)]) {
         if operands.len() > 4 * INLINE {
-            let entry = |&(block, access): &(&'a Block, Access)| Entry { block, access, state: State::Free };
+            let entry = |&(block, access): &(&'a Block, Access)| Entry::new(block, access);
             self.entries.extend(operands.iter().map(entry));
             // Writes first, so that the one kept of equal blocks is the stronger.
             self.entries.sort_unstable_by_key(|entry| (entry.key(), entry.access == Access::Read));
@@ -155,7 +185,7 @@ impl<'a> OperandSet<'a> {
                 }
                 _ => {
                     let at = place.map_or(0, |place| place + 1);
-                    self.entries.insert(at, Entry { block, access, state: State::Free });
+                    self.entries.insert(at, Entry::new(block, access));
                 }
             }
         }
@@ -271,6 +301,11 @@ impl<'a> OperandSet<'a> {
         for entry in &self.entries {
             entry.block.stamps().clear_waited(entry.access, entry.block.lock().cells());
         }
+    }
+
+    /// As [`OperandSet::blocks`], with whether nobody else holds the block.
+    pub(crate) fn holds(&self) -> impl Iterator<Item = (&'a Block, Access, bool)> + '_ {
+        self.entries.iter().map(|entry| (entry.block, entry.access, entry.is_alone()))
     }
 
     /// The blocks, each once, with the stronger access.

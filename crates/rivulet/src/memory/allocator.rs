@@ -6,7 +6,7 @@ use super::stats::{Books, Gauge, MemoryStats};
 use super::{DropFn, MemoryError};
 use crate::ids::{Point, Progress, StreamId};
 use rivulet_hal::sync::atomic::{AtomicU64, Ordering};
-use rivulet_hal::sync::{Arc, CachePadded, Mutex, MutexGuard, Rank};
+use rivulet_hal::sync::{self, Arc, CachePadded, Mutex, MutexGuard, Rank};
 use rivulet_hal::{Device, HalError, Memory, MemoryUsage};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
@@ -34,6 +34,10 @@ const UNLIMITED: u64 = u64::MAX;
 
 type ShardChunk = Box<[CachePadded<Shard>]>;
 
+sync::global! {
+    static IDS: AtomicU64 = AtomicU64::new(0);
+}
+
 /// Who owns a segment.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
@@ -45,6 +49,8 @@ enum Owner {
 /// allocator's rank or above.
 #[derive(Debug)]
 pub struct Allocator {
+    /// Tells the allocators of a process apart.
+    id: u64,
     device: Arc<dyn Device>,
     shards: Box<[OnceLock<ShardChunk>]>,
     large: CachePadded<Mutex<Pool>>,
@@ -82,11 +88,13 @@ impl Allocator {
         let limit = info.memory_bytes;
         // No block may be so large that an address inside it overflows.
         let largest = info.max_allocation.min(isize::MAX as u64);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
         Self {
+            id,
             device,
             largest,
             shards: (0..SHARDS.1).map(|_| OnceLock::new()).collect(),
-            large: CachePadded::new(Mutex::new(Rank::ALLOCATOR, Pool::new(BlockKind::Large))),
+            large: CachePadded::new(Mutex::new(Rank::ALLOCATOR, Pool::new(BlockKind::Large, id))),
             table: Mutex::new(Rank::SEGMENT_TABLE, BTreeMap::new()),
             books: CachePadded::new(Books { allocated: Gauge::new(), reserved: Gauge::new() }),
             limit: AtomicU64::new(limit),
@@ -99,7 +107,7 @@ impl Allocator {
     fn shard(&self, stream: StreamId) -> &Shard {
         let index = stream.index() % (SHARDS.0 * SHARDS.1);
         let chunk = self.shards[index / SHARDS.0]
-            .get_or_init(|| (0..SHARDS.0).map(|_| CachePadded::new(Shard::new())).collect());
+            .get_or_init(|| (0..SHARDS.0).map(|_| CachePadded::new(Shard::new(self.id))).collect());
         &chunk[index % SHARDS.0]
     }
 
@@ -375,7 +383,7 @@ impl Allocator {
         points
     }
 
-    /// Gives a block back. Any thread, inside an op or a deleter: waits for nothing and calls no driver. Work that
+    /// Gives a block of this allocator back. Any thread, inside an op or a deleter: waits for nothing and calls no driver. Work that
     /// still uses the block goes on undisturbed. For adopted memory calls what was given to
     /// [`Allocator::adopt`], at once or, where the memory is still in use, by a later call of this allocator.
     ///
@@ -392,6 +400,11 @@ impl Allocator {
             }
             None => shard.push_return(&block),
         }
+    }
+
+    /// True where the block came from this allocator.
+    pub fn owns(&self, block: &Block) -> bool {
+        block.owner() == self.id
     }
 
     /// Runs `body` under the lock of a cache whose return list is empty.

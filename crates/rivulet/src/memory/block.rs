@@ -1,5 +1,6 @@
 //! A block: the range of bytes behind one tensor storage.
 
+use super::content::Content;
 use crate::hazard::Stamps;
 use crate::hazard::lock::BlockLock;
 use crate::ids::StreamId;
@@ -31,6 +32,8 @@ pub(crate) struct Geometry {
     pub(crate) kind: BlockKind,
     /// Place in the table of adopted memory.
     pub(crate) slot: u32,
+    /// Number of the allocator.
+    pub(crate) owner: u64,
 }
 
 /// A range of bytes from the [allocator](crate::memory::Allocator), with its lock and its stamps. Shared by `Arc`;
@@ -43,6 +46,7 @@ pub struct Block {
     // The lock's word and the stamps come first: an op touches nothing else of a block.
     lock: BlockLock,
     stamps: Stamps,
+    content: Content,
     geometry: Geometry,
     requested: AtomicU64,
     /// How often the block has been handed out and not yet freed; more than 1 only where memory was adopted twice.
@@ -60,6 +64,7 @@ impl Block {
         Self {
             lock: BlockLock::new(),
             stamps: Stamps::new(),
+            content: Content::new(),
             geometry,
             requested: AtomicU64::new(0),
             owners: AtomicU32::new(0),
@@ -77,6 +82,7 @@ impl Block {
         }
         self.stamps.clear(self.lock.cells());
         self.lock.reset();
+        self.content = Content::new();
         self.geometry = geometry;
         true
     }
@@ -103,6 +109,11 @@ impl Block {
 
     pub(crate) fn set_requested(&self, bytes: u64) {
         self.requested.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Number of the allocator that the block came from and goes back to.
+    pub(crate) fn owner(&self) -> u64 {
+        self.geometry.owner
     }
 
     /// Stream that allocated the block.
@@ -142,6 +153,23 @@ impl Block {
     #[inline]
     pub fn stamps(&self) -> &Stamps {
         &self.stamps
+    }
+
+    /// Which copies of the bytes are valid, on a device whose memory the CPU cannot see. To be changed while holding the
+    /// lock exclusively.
+    #[inline]
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// Gives the mirror's pages back to the system; that copy of the bytes is gone. Needs the exclusive hold.
+    pub(crate) fn release_mirror(&self) {
+        if let Some(memory) = &self.geometry.memory {
+            let start = self.offset();
+            // The range is inside its memory, which is all that could be wrong with it.
+            let _ = memory.release_mirror(ByteRange { start, end: start + self.geometry.size });
+        }
+        self.content.released();
     }
 
     /// What names the block on its stream's return list: its address, or an odd number that holds its slot, because

@@ -9,6 +9,7 @@ use super::block::{Block, BlockKind, Geometry};
 use super::segments::{Headers, Pool};
 use super::size_class::{self, CLASSES, SizeClass};
 use super::stats::{Books, Counts};
+use crate::hazard::lock::Mode;
 use crate::hazard::seeded;
 use crate::ids::{Access, Point, Progress, StreamId};
 use rivulet_hal::Memory;
@@ -31,6 +32,8 @@ pub(super) struct Shard {
 }
 
 pub(super) struct Cache {
+    /// Number of the allocator.
+    owner: u64,
     bins: [Vec<Arc<Block>>; CLASSES],
     small: Pool,
     /// Freed large blocks, the last freed at the end.
@@ -63,10 +66,11 @@ impl std::fmt::Debug for Cache {
 }
 
 impl Shard {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(owner: u64) -> Self {
         let cache = Cache {
+            owner,
             bins: std::array::from_fn(|_| Vec::new()),
-            small: Pool::new(BlockKind::Small),
+            small: Pool::new(BlockKind::Small, owner),
             front: Vec::new(),
             large: BTreeMap::new(),
             adopted: Vec::new(),
@@ -176,6 +180,7 @@ impl Cache {
     #[inline]
     pub(super) fn hand_out(&mut self, block: &Block, bytes: u64) {
         block.set_requested(bytes);
+        block.content().reset();
         // Release: pairs with the Acquire of `Block::is_live`.
         block.owners.store(1, Ordering::Release);
         self.counts.allocs += 1;
@@ -213,7 +218,12 @@ impl Cache {
     fn put(&mut self, block: Arc<Block>, drops: &mut Drops) {
         match block.kind() {
             BlockKind::Small => self.bins[size_class::class_of(block.size())].push(block),
-            BlockKind::Large => self.front.push(block),
+            BlockKind::Large => {
+                if block.content().has_pages() {
+                    release_later(&block, drops);
+                }
+                self.front.push(block);
+            }
             BlockKind::Adopted => {
                 if let Some(memory) = self.headers.keep(block) {
                     drops.push(Box::new(move || drop(memory)));
@@ -274,7 +284,8 @@ impl Cache {
             (self.adopted.len() - 1) as u32
         });
         let (size, kind) = (bytes as u64, BlockKind::Adopted);
-        let block = self.headers.make(Geometry { address, size, memory, base: address, home, kind, slot });
+        let (base, owner) = (address, self.owner);
+        let block = self.headers.make(Geometry { address, size, memory, base, home, kind, slot, owner });
         let drops = drop.into_iter().collect();
         self.adopted[slot as usize] = Some(Adopted { address, bytes, block: Arc::clone(&block), drops });
         block.lent.store(true, Ordering::Relaxed);
@@ -345,6 +356,18 @@ impl Cache {
             });
         }
     }
+}
+
+/// Has the pages of a freed block's mirror given back, without the cache's lock. Nobody gets the block meanwhile, since it
+/// is held; where somebody still uses it the pages stay.
+#[cold]
+fn release_later(block: &Arc<Block>, drops: &mut Drops) {
+    let Some(hold) = block.lock().try_lock(Mode::Exclusive, block.home()) else { return };
+    let block = Arc::clone(block);
+    drops.push(Box::new(move || {
+        block.release_mirror();
+        block.lock().unlock(hold);
+    }));
 }
 
 /// Takes out what nobody holds, of the first `count` blocks. The rest stay in order.

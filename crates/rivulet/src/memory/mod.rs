@@ -27,14 +27,17 @@
 mod allocator;
 mod block;
 mod cache;
+pub(crate) mod content;
 mod error;
 mod segments;
 mod size_class;
+pub(crate) mod staging;
 mod stats;
 
 pub use allocator::Allocator;
 pub use block::{Block, BlockKind};
 pub use error::MemoryError;
+pub use staging::{CHUNK, CHUNKS};
 pub use stats::MemoryStats;
 
 /// Gives adopted memory back to whom it belongs. Called once, on any thread, with no lock of this crate held.

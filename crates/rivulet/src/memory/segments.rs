@@ -40,6 +40,8 @@ struct Segment {
 #[derive(Debug)]
 pub(super) struct Pool {
     kind: BlockKind,
+    /// Number of the allocator.
+    owner: u64,
     /// By address.
     segments: BTreeMap<usize, Segment>,
     /// Size and address of every free range.
@@ -76,9 +78,10 @@ impl Headers {
 }
 
 impl Pool {
-    pub(super) fn new(kind: BlockKind) -> Self {
+    pub(super) fn new(kind: BlockKind, owner: u64) -> Self {
         Self {
             kind,
+            owner,
             segments: BTreeMap::new(),
             free: BTreeSet::new(),
             headers: Headers::default(),
@@ -149,6 +152,7 @@ impl Pool {
             home: stream,
             kind: self.kind,
             slot: 0,
+            owner: self.owner,
         });
         block.stamps().load(&stamps);
         segment.chunks.insert(address, Chunk::Used(Arc::clone(&block)));

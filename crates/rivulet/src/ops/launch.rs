@@ -63,6 +63,7 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
     for (feature, offered, name) in [
         (Features::INT64, info.shader.int64, "64-bit integers"),
         (Features::HALF, info.shader.half, "16-bit arithmetic"),
+        (Features::COOPERATIVE, info.shader.cooperative_f16, "products of cooperative matrices"),
     ] {
         if needs.contains(feature) && !offered {
             return no_kernel(op, format!("{} has no {name}", info.name));
@@ -72,7 +73,7 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
 }
 
 /// The compiled kernel.
-fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
+pub(super) fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
     require(device, op, kernel.requires())?;
     let shader = device.info().shader;
     let controls = FloatControls {

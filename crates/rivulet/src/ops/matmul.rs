@@ -171,16 +171,38 @@ fn dispatch(
         && out.offset.is_multiple_of(2)
         && (m == 1 || even(stride(0, 0)))
         && walk.dims.iter().all(|dim| even(dim.strides[0]));
-    let tile = Tile::choose(m, n, batches, FILL);
+    let mut tile = Tile::choose(m, n, batches, FILL);
+    let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
+    let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
+    // A factor as rows of neighbours: how many there are in each, and the stride from one to another.
+    let quad = |operand: usize, near: (usize, u32), far: usize| {
+        let fourth = |stride: i64| stride % 4 == 0;
+        stride(operand, near.0) == 1
+            && near.1.is_multiple_of(4)
+            && fourth(stride(operand, far))
+            && views.get(operand).is_some_and(|view| view.offset.is_multiple_of(4))
+            && walk.dims.iter().all(|dim| fourth(dim.strides[operand]))
+    };
+    let quads = if a_along_k { quad(1, (1, k), 0) } else { quad(1, (0, m), 1) }
+        && if b_along_k { quad(2, (0, k), 1) } else { quad(2, (1, n), 0) };
+    if device.info().shader.cooperative_f16
+        && a.dtype == DType::F16
+        && quads
+        && (pairs || out.dtype.is_wide())
+        && m.min(n) >= 64
+    {
+        tile = Tile::Cooperative;
+    }
     let key = Matmul {
         input: a.dtype,
         output: out.dtype,
         tile,
-        a_along_k: stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1),
-        b_along_k: stride(2, 0) == 1 && stride(2, 1) != 1,
+        a_along_k,
+        b_along_k,
         bias: bias.is_some(),
         activation,
         pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
+        quads,
     };
     let mut params = MatmulParams {
         outer_strides: outer_strides.map(word),

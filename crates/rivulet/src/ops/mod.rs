@@ -15,33 +15,50 @@
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
 mod attention;
+mod conv;
 mod copy;
+mod group_norm;
 mod index;
 mod launch;
+mod loss;
 mod matmul;
+mod norm_backward;
+mod pad;
 mod pointwise;
 mod random;
 mod reduce;
 mod rows;
+mod single;
+mod sort;
 mod temporary;
 mod view;
 mod walk;
 
 pub use attention::attention;
+pub use conv::{ConvGeometry, conv2d, conv2d_transposed, conv2d_weight_gradient};
 pub use copy::{copy, fill};
+pub use group_norm::{Spread, batch_norm, group_norm};
 pub use index::{ScatterSource, gather, index, index_put, index_select, scatter};
+pub use loss::{LossReduction, NllOperands, embedding_backward, nll_loss, nll_loss_backward};
 pub use matmul::matmul;
+pub use norm_backward::{NormGradient, norm_backward};
+pub use pad::{PadMode, pad, pad_backward};
 pub use pointwise::pointwise;
 pub use random::random;
 pub use reduce::reduce;
 pub use rivulet_kernels::params::Scalar;
 pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
-pub use rows::{layer_norm, rms_norm, scan, softmax, softmax_backward};
+pub use rows::{layer_norm, rms_norm, scan, scan_with_places, softmax, softmax_backward};
+pub use sort::sort;
 pub use view::View;
 
-#[allow(unused_imports, reason = "named in the documentation")]
 use crate::Device;
 use crate::error::{Error, Result};
+
+/// True where the device has kernels, false where PyTorch's CPU kernels do the work.
+pub fn has_kernels(device: &Device) -> bool {
+    device.info().backend == rivulet_hal::Backend::Vulkan
+}
 
 #[cold]
 fn refuse<T>(op: &'static str, reason: String) -> Result<T> {

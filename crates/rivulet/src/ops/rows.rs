@@ -279,13 +279,53 @@ impl Normalisation<'_, '_> {
 /// # Errors
 /// As [`softmax`].
 pub fn scan(device: &Device, op: ScanOp, out: &View<'_>, x: &View<'_>, dim: usize) -> Result<()> {
+    scanned(device, op, out, None, x, dim)
+}
+
+/// The largest or smallest so far, with its place along `dim` as int64: the last of equal ones. `out` is of the type of
+/// `x`; all have one shape, and any strides but for the places, which are dense. Any thread.
+///
+/// # Errors
+/// As [`softmax`].
+pub fn scan_with_places(
+    device: &Device,
+    op: ScanOp,
+    out: &View<'_>,
+    places: &View<'_>,
+    x: &View<'_>,
+    dim: usize,
+) -> Result<()> {
+    scanned(device, op, out, Some(places), x, dim)
+}
+
+fn scanned(
+    device: &Device,
+    op: ScanOp,
+    out: &View<'_>,
+    places: Option<&View<'_>>,
+    x: &View<'_>,
+    dim: usize,
+) -> Result<()> {
     let name = match op {
         ScanOp::Sum => "cumsum",
         ScanOp::Prod => "cumprod",
         ScanOp::Max => "cummax",
         ScanOp::Min => "cummin",
+        ScanOp::LogSumExp => "logcumsumexp",
     };
     check_rows(name, out, &[x], dim)?;
+    if op == ScanOp::LogSumExp && !out.dtype.is_float() {
+        return no_kernel(name, format!("not defined for {}", out.dtype.name()));
+    }
+    if let Some(places) = places {
+        if !matches!(op, ScanOp::Max | ScanOp::Min) {
+            return refuse(name, "it has no places".to_owned());
+        }
+        out.check_dtype(name, "the output", x.dtype)?;
+        places.check_dense(name, "the places")?;
+        places.check_dtype(name, "the places", DType::I64)?;
+        places.check_shape(name, "the places", &out.shape)?;
+    }
     if out.count() == 0 {
         return Ok(());
     }
@@ -296,14 +336,16 @@ pub fn scan(device: &Device, op: ScanOp, out: &View<'_>, x: &View<'_>, dim: usiz
         let (written, x) = (target.view(), x.view());
         let [outer, size, inner] = around(&out.shape, dim);
         let params = RowParams {
-            offsets: [written.first(), x.first(), 0, 0],
+            offsets: [written.first(), x.first(), places.map_or(0, View::first), 0],
             rows: (outer * inner) as u32,
             size: size as u32,
             inner: inner as u32,
             ..RowParams::default()
         };
-        let key = Scan { op, input: x.dtype, output: out.dtype };
-        let operands = [(&*written, Access::Write), (&*x, Access::Read)];
+        let key = Scan { op, input: x.dtype, output: out.dtype, indices: places.is_some() };
+        let mut operands: SmallVec<[(&View<'_>, Access); 3]> = SmallVec::new();
+        operands.extend([(&*written, Access::Write), (&*x, Access::Read)]);
+        operands.extend(places.map(|places| (places, Access::Write)));
         launch(device, name, &Kernel::Scan(key), &operands, |dispatcher| {
             dispatcher.run(bytemuck::bytes_of(&params), key.groups(params.rows))
         })?;

@@ -4,8 +4,10 @@
 //! the list and, where nobody is submitting, becomes the submitter and takes what all threads have put there.
 //!
 //! Streams take turns, those of priority -1 first; one call carries at most about [`CALL_COST`] of estimated work,
-//! so that what arrives meanwhile does not stand behind all of it.
+//! so that what arrives meanwhile does not stand behind all of it. For the same reason the queue does not get everything
+//! at once, see [`pump`](super::pump).
 
+use super::pump::{Flights, Scale};
 use super::shared::{InFlight, StreamShared};
 use crate::engine::Engine;
 use crate::ids::StreamId;
@@ -45,11 +47,13 @@ impl Ready {
 struct Lane {
     stream: StreamId,
     urgent: bool,
+    /// Values up to this one are needed by work that cannot be submitted before them.
+    needed: u64,
     ready: VecDeque<Ready>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Somebody is submitting and will look again before it stops.
     busy: bool,
     lanes: Vec<Lane>,
@@ -57,22 +61,38 @@ struct State {
     next: usize,
     /// Streams with an open recorder whose thread is gone.
     left: Vec<StreamId>,
+    /// What the driver has.
+    pub(super) flights: Flights,
+    /// A thread refills the queue.
+    pub(super) pumped: bool,
+    pub(super) thread: Option<std::thread::JoinHandle<()>>,
+    /// Nothing is held back any more.
+    pub(super) unbounded: bool,
 }
 
 impl State {
-    /// Takes one call's worth, one submission of each stream at a time.
-    fn take(&mut self) -> Vec<(StreamId, Ready)> {
+    /// Takes one call's worth, one submission of each stream at a time; no more than `room` where that is not needed by
+    /// others.
+    fn take(&mut self, room: Option<Duration>, scale: &Scale) -> Vec<(StreamId, Ready)> {
         let mut batch = Vec::new();
+        for lane in &mut self.lanes {
+            while lane.ready.front().is_some_and(|ready| ready.first <= lane.needed) {
+                batch.extend(lane.ready.pop_front().map(|ready| (lane.stream, ready)));
+            }
+        }
+        let Some(room) = room.map(|room| room.min(CALL_COST)).filter(|_| batch.is_empty()) else {
+            return batch;
+        };
         let mut cost = Duration::ZERO;
         for urgent in [true, false] {
             let mut idle = 0;
-            while idle < self.lanes.len() && (batch.is_empty() || cost < CALL_COST) {
+            while idle < self.lanes.len() && (batch.is_empty() || cost < room) {
                 let place = self.next % self.lanes.len();
                 self.next = place + 1;
                 let lane = &mut self.lanes[place];
                 match lane.ready.pop_front() {
                     Some(ready) if lane.urgent == urgent => {
-                        cost += ready.cost;
+                        cost += scale.apply(ready.cost);
                         batch.push((lane.stream, ready));
                         idle = 0;
                     }
@@ -87,15 +107,25 @@ impl State {
         batch
     }
 
-    fn is_empty(&self) -> bool {
+    fn lane(&mut self, stream: StreamId, priority: i32) -> &mut Lane {
+        let found = self.lanes.iter().position(|lane| lane.stream == stream);
+        let place = found.unwrap_or_else(|| {
+            self.lanes.push(Lane { stream, urgent: priority < 0, needed: 0, ready: VecDeque::new() });
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[place]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.lanes.iter().all(|lane| lane.ready.is_empty())
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Combiner {
-    queue: QueueIndex,
-    state: Mutex<State>,
+    pub(super) queue: QueueIndex,
+    pub(super) state: Mutex<State>,
+    pub(super) scale: Scale,
 }
 
 /// Lets others submit also where the driver panics.
@@ -109,16 +139,24 @@ impl Drop for Busy<'_> {
 
 impl Combiner {
     pub(crate) fn new(queue: QueueIndex) -> Self {
-        Self { queue, state: Mutex::new(Rank::COMBINER, State::default()) }
+        Self { queue, state: Mutex::new(Rank::COMBINER, State::default()), scale: Scale::new() }
     }
 
     /// Puts a submission on the list, behind those of its stream.
     pub(super) fn push(&self, stream: StreamId, priority: i32, ready: Ready) {
+        self.state.lock().lane(stream, priority).ready.push_back(ready);
+    }
+
+    /// A stream's values up to this one may not be held back.
+    pub(super) fn need(&self, stream: StreamId, priority: i32, value: u64) {
         let mut state = self.state.lock();
-        match state.lanes.iter_mut().find(|lane| lane.stream == stream) {
-            Some(lane) => lane.ready.push_back(ready),
-            None => state.lanes.push(Lane { stream, urgent: priority < 0, ready: VecDeque::from([ready]) }),
-        }
+        let lane = state.lane(stream, priority);
+        lane.needed = lane.needed.max(value);
+    }
+
+    /// What an estimate comes to on this queue.
+    pub(super) fn scaled(&self, estimate: Duration) -> Duration {
+        self.scale.apply(estimate)
     }
 
     /// Leaves a stream's open recorder to the next submitter. Calls no driver and does not wait.
@@ -151,13 +189,28 @@ impl Combiner {
             if state.busy || state.is_empty() {
                 return;
             }
+            let room = self.room(engine, &mut state);
+            let batch = state.take(room, &self.scale);
+            if batch.is_empty() {
+                drop(state);
+                return self.refill_later(engine);
+            }
             state.busy = true;
-            let batch = state.take();
             drop(state);
             let busy = Busy(self);
             self.submit(engine, batch);
             drop(busy);
         }
+    }
+
+    /// Estimated work that the queue may get now.
+    fn room(&self, engine: &Engine, state: &mut State) -> Option<Duration> {
+        let ahead = engine.flush_policy.ahead;
+        if state.unbounded || ahead == Duration::MAX || engine.info.inline_completion {
+            return Some(CALL_COST);
+        }
+        state.flights.land();
+        state.flights.room(ahead, &self.scale)
     }
 
     fn submit(&self, engine: &Engine, mut batch: Vec<(StreamId, Ready)>) {
@@ -174,7 +227,7 @@ impl Combiner {
         for (place, (stream, ready)) in batch.into_iter().enumerate() {
             let Some(stream) = engine.stream_if_made(stream) else { continue };
             if place < accepted {
-                Self::submitted(stream, ready);
+                self.submitted(engine, stream, ready);
             } else {
                 rest.push((stream, ready));
             }
@@ -199,7 +252,7 @@ impl Combiner {
                 continue;
             }
             match engine.hal.submit(self.queue, vec![ready.submission()]) {
-                Ok(()) => Self::submitted(stream, ready),
+                Ok(()) => self.submitted(engine, stream, ready),
                 Err(failure) => {
                     engine.note_failure(ready.label, &failure.error);
                     // The second answer may only say that it is the second.
@@ -210,8 +263,11 @@ impl Combiner {
         }
     }
 
-    fn submitted(stream: &StreamShared, ready: Ready) {
-        let Ready { last, commands, keep, .. } = ready;
+    fn submitted(&self, engine: &Engine, stream: &StreamShared, ready: Ready) {
+        let Ready { last, commands, keep, timeline, cost, .. } = ready;
+        if engine.flush_policy.ahead != Duration::MAX && !engine.info.inline_completion {
+            self.state.lock().flights.add(timeline, last, cost);
+        }
         stream.keep_in_flight(InFlight { last, commands, keep });
         stream.submitted.advance(last);
         stream.retire();
@@ -221,7 +277,7 @@ impl Combiner {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use super::{CALL_COST, Lane, Ready, State};
+    use super::{CALL_COST, Lane, Ready, Scale, State};
     use crate::ids::StreamId;
     use rivulet_hal::sync::Arc;
     use rivulet_hal::{CommandBuffer, HalError, Timeline, TimestampSlot};
@@ -270,11 +326,20 @@ mod tests {
             keep: Vec::new(),
             cost,
         };
-        Lane { stream: StreamId(stream), urgent, ready: (1..=count).map(ready).collect::<VecDeque<_>>() }
+        Lane {
+            stream: StreamId(stream),
+            urgent,
+            needed: 0,
+            ready: (1..=count).map(ready).collect::<VecDeque<_>>(),
+        }
     }
 
     fn taken(state: &mut State) -> Vec<(u32, u64)> {
-        state.take().into_iter().map(|(stream, ready)| (stream.0, ready.last)).collect()
+        state
+            .take(Some(CALL_COST), &Scale::new())
+            .into_iter()
+            .map(|(stream, ready)| (stream.0, ready.last))
+            .collect()
     }
 
     #[test]
@@ -293,5 +358,20 @@ mod tests {
         assert_eq!(taken(&mut state), [(1, 1), (2, 1)]);
         assert_eq!(taken(&mut state), [(1, 2), (1, 3)]);
         assert!(taken(&mut state).is_empty());
+    }
+
+    #[test]
+    fn a_full_queue_gets_what_others_need_and_nothing_else() {
+        let lanes = vec![lane(1, false, 3, CALL_COST), lane(2, true, 1, CALL_COST)];
+        let mut state = State { lanes, ..State::default() };
+        let mut take = |room| -> Vec<(u32, u64)> {
+            let batch = state.take(room, &Scale::new());
+            state.lanes[0].needed = 2;
+            batch.into_iter().map(|(stream, ready)| (stream.0, ready.last)).collect()
+        };
+        assert_eq!(take(None), []);
+        assert_eq!(take(None), [(1, 1), (1, 2)]);
+        assert_eq!(take(None), []);
+        assert_eq!(take(Some(CALL_COST / 2)), [(2, 1)]);
     }
 }

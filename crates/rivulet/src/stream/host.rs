@@ -1,15 +1,17 @@
 //! CPU accesses: operations of a stream that run on the calling thread.
 
+use super::mirror;
 use super::shared::StreamShared;
 use crate::blocking;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hazard::{OperandSet, Tracking, seeded};
 use crate::ids::{Access, StreamId};
 use crate::memory::Block;
+use crate::memory::content::Side;
 use crate::pool::thread::{Entry, Local};
 use rivulet_hal::sync::atomic::Ordering;
-use rivulet_hal::{ByteRange, HalError};
+use rivulet_hal::{BufferRange, ByteRange, HalError};
 use std::rc::Rc;
 
 /// The calling thread is inside an op until this is dropped.
@@ -109,10 +111,15 @@ impl<'d> HostAccess<'d> {
         operands: &[(&'d Block, Access)],
     ) -> Result<Self> {
         let mut op = InOp::enter(engine, given)?;
+        engine.check_blocks(label, operands)?;
         let stream = op.stream;
         stream.check()?;
         op.take_ticket()?;
-        let set = OperandSet::acquire(operands, stream.id, engine.tracking)?;
+        let set = if engine.mirrored {
+            mirror::acquire(engine, stream, operands, Side::Host)?
+        } else {
+            OperandSet::acquire(operands, stream.id, engine.tracking)?
+        };
         let access = Self { set, op, announced: false };
         if engine.device_was_used() || !engine.info.inline_completion {
             return access.meet_device(label, operands);
@@ -124,6 +131,12 @@ impl<'d> HostAccess<'d> {
     #[cold]
     fn meet_device(mut self, label: &str, operands: &[(&'d Block, Access)]) -> Result<Self> {
         let engine = self.op.engine;
+        if engine.mirrored {
+            // The bytes are the CPU's own; whoever fetched them has waited.
+            wait_for_floor(engine, self.op.stream)?;
+            self.announced = true;
+            return Ok(self);
+        }
         wait_for_device(engine, self.op.stream, &self.set)?;
         if !engine.info.inline_completion {
             self.announce(label, operands)?;
@@ -170,6 +183,12 @@ impl<'d> HostAccess<'d> {
         }
         let mut result = Ok(());
         for (block, access) in self.set.blocks() {
+            if self.op.engine.mirrored {
+                if access == Access::Write {
+                    block.content().end_host_write();
+                }
+                continue;
+            }
             if let Err(error) = host_access(block, access, false) {
                 result = Err(self.op.engine.failed("end of a CPU access", error));
             }
@@ -188,12 +207,119 @@ impl Drop for HostAccess<'_> {
     }
 }
 
-/// Waits for the device work that an access conflicts with.
-fn wait_for_device(engine: &Engine, stream: &StreamShared, set: &OperandSet<'_>) -> Result<()> {
+/// The bytes of a block from `offset` on, which have to be `bytes`.
+fn range(label: &str, block: &Block, offset: u64, bytes: usize) -> Result<BufferRange> {
+    let buffer =
+        block.buffer().ok_or_else(|| Error::Memory(format!("{label}: adopted memory has no copy")))?;
+    let end = offset.checked_add(bytes as u64).filter(|&end| end <= block.size());
+    match end {
+        Some(end) => {
+            let start = buffer.range.start;
+            Ok(BufferRange {
+                memory: buffer.memory,
+                range: ByteRange { start: start + offset, end: start + end },
+            })
+        }
+        None => {
+            let size = block.size();
+            Err(Error::Memory(format!("{label}: {bytes} bytes from {offset} on of a block of {size} bytes")))
+        }
+    }
+}
+
+/// See [`crate::Device::read`].
+pub(crate) fn read(
+    engine: &Engine,
+    label: &'static str,
+    block: &Block,
+    offset: u64,
+    target: &mut [u8],
+) -> Result<()> {
+    let from = range(label, block, offset, target.len())?;
+    let failed = |error| engine.failed(label, error);
+    if !engine.mirrored {
+        let access = HostAccess::begin(engine, None, label, &[(block, Access::Read)])?;
+        rivulet_hal::read_bytes(&from, target).map_err(failed)?;
+        return access.finish();
+    }
+    engine.check_blocks(label, &[(block, Access::Read)])?;
+    let mut op = InOp::enter(engine, None)?;
+    op.stream.check()?;
+    op.take_ticket()?;
+    let _set = OperandSet::acquire(&[(block, Access::Read)], op.stream.id, engine.tracking)?;
+    wait_for_floor(engine, op.stream)?;
+    if !block.content().is_stale(Side::Host) {
+        return rivulet_hal::read_bytes(&from, target).map_err(failed);
+    }
+    mirror::fetch(engine, op.stream, block, offset, target.len() as u64, |at, piece| {
+        let start = (at - offset) as usize;
+        rivulet_hal::read_bytes(piece, &mut target[start..start + piece.range.len() as usize])
+    })
+}
+
+/// See [`crate::Device::write`].
+pub(crate) fn write(
+    engine: &Engine,
+    label: &'static str,
+    block: &Block,
+    offset: u64,
+    source: &[u8],
+) -> Result<()> {
+    let to = range(label, block, offset, source.len())?;
+    let failed = |error| engine.failed(label, error);
+    if !engine.mirrored {
+        let access = HostAccess::begin(engine, None, label, &[(block, Access::Write)])?;
+        rivulet_hal::write_bytes(source, &to).map_err(failed)?;
+        return access.finish();
+    }
+    engine.check_blocks(label, &[(block, Access::Write)])?;
+    let mut op = InOp::enter(engine, None)?;
+    op.stream.check()?;
+    op.take_ticket()?;
+    let _set = OperandSet::acquire(&[(block, Access::Write)], op.stream.id, engine.tracking)?;
+    wait_for_floor(engine, op.stream)?;
+    let whole = offset == 0 && source.len() as u64 >= block.requested();
+    if !whole && block.content().is_stale(Side::Device) {
+        return rivulet_hal::write_bytes(source, &to).map_err(failed);
+    }
+    mirror::send(engine, op.stream, block, offset, source.len() as u64, |at, piece| {
+        let start = (at - offset) as usize;
+        rivulet_hal::write_bytes(&source[start..start + piece.range.len() as usize], piece)
+    })?;
+    block.content().written(Side::Device);
+    Ok(())
+}
+
+/// Makes a block that nobody else knows of ready for the CPU to write to.
+pub(crate) fn settle(engine: &Engine, block: &Block) -> Result<()> {
+    if engine.mirrored {
+        // Only the device's copy is still in use, and what moves the bytes there waits for that.
+        block.content().written(Side::Host);
+        return Ok(());
+    }
+    if engine.info.inline_completion || !engine.device_was_used() {
+        return Ok(());
+    }
+    let op = InOp::enter(engine, None)?;
+    let operand = (block, Access::Write);
+    let set = OperandSet::acquire(&[operand], op.stream.id, engine.tracking)?;
+    wait_for_device(engine, op.stream, &set)?;
+    host_access(block, Access::Write, true).map_err(|error| engine.failed("allocate", error))?;
+    host_access(block, Access::Write, false).map_err(|error| engine.failed("allocate", error))
+}
+
+/// Waits for the events that the stream was told to wait for.
+fn wait_for_floor(engine: &Engine, stream: &StreamShared) -> Result<()> {
     let floor = stream.host_floor.load(Ordering::Acquire);
     if floor > 0 && stream.completed() < floor {
         stream.wait_device(engine, floor)?;
     }
+    Ok(())
+}
+
+/// Waits for the device work that an access conflicts with.
+fn wait_for_device(engine: &Engine, stream: &StreamShared, set: &OperandSet<'_>) -> Result<()> {
+    wait_for_floor(engine, stream)?;
     let mut waits = set.waits(engine);
     if !waits.is_empty() {
         // The own stream first: what others wait for may stand behind it.

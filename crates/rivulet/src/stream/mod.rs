@@ -3,13 +3,16 @@
 //! - `shared`: one stream's state and the order of its counters.
 //! - `record`: device ops, with their automatic waits and barriers.
 //! - `host`: CPU accesses.
-//! - `submit`, `combiner`: from an open recorder to the driver, and waiting for completion.
+//! - `mirror`: where the CPU cannot see the device's memory, moving bytes to the side that needs them.
+//! - `submit`, `combiner`, `pump`: from an open recorder to the driver, and waiting for completion.
 //! - `table`: which streams a device has.
 //! - `tickets`, `counter`: the order of CPU accesses, and what threads wait on.
 
 pub(crate) mod combiner;
 pub(crate) mod counter;
 pub(crate) mod host;
+pub(crate) mod mirror;
+pub(crate) mod pump;
 pub(crate) mod record;
 pub(crate) mod shared;
 pub(crate) mod submit;

@@ -1,5 +1,6 @@
 //! Recording device work: the automatic waits and barriers.
 
+use super::mirror;
 use super::shared::{Open, Recording, StreamShared};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -7,6 +8,7 @@ use crate::event::Moment;
 use crate::hazard::OperandSet;
 use crate::ids::{Access, Point};
 use crate::memory::Block;
+use crate::memory::content::Side;
 use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::Ordering;
 use rivulet_hal::{HalError, Memory, Recorder};
@@ -23,18 +25,33 @@ pub struct FlushPolicy {
     pub age: Duration,
     /// Estimated device time of its commands.
     pub cost: Duration,
+    /// Time since its last submission after which a stream whose work is complete submits at once: the device would do
+    /// nothing meanwhile.
+    pub idle: Duration,
+    /// Device time of the work that a hardware queue holds at most, for all streams together; `MAX`: all there is. What is
+    /// more waits for its stream's turn in the runtime, so that a small op of another stream is done after about this
+    /// time.
+    pub ahead: Duration,
 }
 
 impl Default for FlushPolicy {
     /// A driver call costs tens of microseconds: 64 commands make that small beside the recording of each, and
     /// neither the age nor the cost lets the device wait long for its first work.
     fn default() -> Self {
-        Self { commands: 64, age: Duration::from_micros(500), cost: Duration::from_millis(1) }
+        let (age, cost) = (Duration::from_micros(500), Duration::from_millis(1));
+        // A model has neither a clock nor threads of its own.
+        let (idle, ahead) = match cfg!(loom) {
+            true => (Duration::MAX, Duration::MAX),
+            false => (Duration::from_micros(50), Duration::from_millis(2)),
+        };
+        Self { commands: 64, age, cost, idle, ahead }
     }
 }
 
-/// Device time of a command of which nothing is known.
+/// Device time of a command of which nothing is known, beside that of its operands' bytes.
 pub const COMMAND_COST: Duration = Duration::from_micros(5);
+/// Bytes of operands that a device is estimated to touch in a nanosecond.
+const BANDWIDTH: u64 = 1000;
 
 /// One op for the device.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +60,8 @@ pub struct DeviceOp<'a> {
     pub label: &'static str,
     /// What the commands touch, and how. A block may be named twice.
     pub operands: &'a [(&'a Block, Access)],
-    /// Estimated device time; [`COMMAND_COST`] a command where `None`.
+    /// Estimated device time, in proportion to that of other ops; how long a queue's work really took scales it. Where
+    /// `None`, [`COMMAND_COST`] a command and what the operands' bytes take.
     pub cost: Option<Duration>,
 }
 
@@ -61,6 +79,8 @@ pub(crate) struct Extra<'a> {
     pub(crate) waits: &'a [Point],
     /// Gets the device's clock when the commands are done.
     pub(crate) moment: Option<&'a Arc<Moment>>,
+    /// Memory that the commands use beside the operands'.
+    pub(crate) keep: Option<&'a Arc<dyn Memory>>,
 }
 
 type Keep = SmallVec<[Arc<dyn Memory>; 4]>;
@@ -79,18 +99,50 @@ impl StreamShared {
         commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
     ) -> Result<Point> {
         engine.check()?;
+        engine.check_blocks(op.label, op.operands)?;
         self.check()?;
-        self.timeline(engine)?;
+        if engine.mirrored {
+            let set = mirror::acquire(engine, self, op.operands, Side::Device)?;
+            return self.record_held(engine, op, extra, set, commands);
+        }
+        self.record_as_is(engine, op, extra, commands)
+    }
+
+    /// As [`StreamShared::record`], with the operands' bytes as they are on the device.
+    ///
+    /// # Errors
+    /// As [`StreamShared::record`].
+    pub(super) fn record_as_is(
+        &self,
+        engine: &Engine,
+        op: &DeviceOp<'_>,
+        extra: &Extra<'_>,
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
         // The operands first: waiting for one may take as long as another thread's CPU access, and that access
         // may need this stream's recorder to flush it.
         let set = OperandSet::acquire(op.operands, self.id, engine.tracking)?;
+        self.record_held(engine, op, extra, set, commands)
+    }
+
+    fn record_held(
+        &self,
+        engine: &Engine,
+        op: &DeviceOp<'_>,
+        extra: &Extra<'_>,
+        set: OperandSet<'_>,
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
+        self.timeline(engine)?;
         let mut recording = self.lock_turn()?;
         self.open(engine, &mut recording)?;
         let value = self.reserved.load(Ordering::Relaxed) + 1;
         engine.note_device_use();
         let mut waits = set.waits(engine);
         set.stamp_device(self.id, value);
-        let keep: Keep = set.blocks().filter_map(|(block, _)| block.memory().cloned()).collect();
+        let bytes: u64 = set.blocks().map(|(block, _)| block.requested()).sum();
+        let used = set.blocks().filter_map(|(block, _)| block.memory());
+        let keep: Keep = used.chain(extra.keep).cloned().collect();
         // Release pairs with the Acquire of `cursor`.
         self.reserved.store(value, Ordering::Release);
         drop(set);
@@ -109,7 +161,7 @@ impl StreamShared {
             let mut submitted = Ok(());
             for point in &waits {
                 if let Some(other) = engine.stream_if_made(point.stream) {
-                    submitted = other.ensure_submitted(engine, point.value);
+                    submitted = other.force_submitted(engine, point.value);
                 }
                 if submitted.is_err() {
                     break;
@@ -127,6 +179,9 @@ impl StreamShared {
         }
 
         let result = self.fill(engine, &mut recording, value, op, own, commands, extra.moment);
+        if let (Some(open), None) = (&mut recording.open, op.cost) {
+            open.cost += Duration::from_nanos(bytes / BANDWIDTH);
+        }
         if let Some(open) = &mut recording.open {
             waits.into_iter().for_each(|point| open.add_wait(point));
             open.keep.extend(keep);
@@ -144,7 +199,7 @@ impl StreamShared {
 
     /// Makes everything that the stream gets from now on, CPU accesses included, come after a submitted point.
     pub(crate) fn wait_for(&self, engine: &Engine, point: Point) -> Result<()> {
-        let extra = Extra { waits: &[point], moment: None };
+        let extra = Extra { waits: &[point], ..Extra::default() };
         // A value of its own, so that an event recorded next on this stream is after `point` too.
         let own = self.record(engine, &DeviceOp::new("event wait", &[]), &extra, |_| Ok(()))?;
         self.host_floor.fetch_max(own.value, Ordering::AcqRel);
@@ -231,13 +286,22 @@ impl StreamShared {
         }
     }
 
+    /// True where the device has done everything that the stream gave it, some time ago.
+    fn is_idle(&self, policy: &FlushPolicy, recording: &Recording, open: &Open) -> bool {
+        policy.idle != Duration::MAX
+            && !open.recorder.is_empty()
+            && recording.pushed.is_none_or(|pushed| pushed.elapsed() >= policy.idle)
+            && self.completed() + 1 >= open.first
+    }
+
     fn is_due(&self, engine: &Engine, recording: &Recording, value: u64) -> bool {
         let policy = &engine.flush_policy;
         self.flush_request.load(Ordering::Relaxed) >= value
             || recording.open.as_ref().is_some_and(|open| {
                 open.recorder.len() >= policy.commands
-                    || open.cost >= policy.cost
+                    || engine.combiner(self.queue).scaled(open.cost) >= policy.cost
                     || open.since.elapsed() >= policy.age
+                    || self.is_idle(policy, recording, open)
             })
     }
 }

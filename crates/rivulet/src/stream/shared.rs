@@ -61,6 +61,8 @@ impl std::fmt::Debug for Open {
 #[derive(Debug, Default)]
 pub(super) struct Recording {
     pub(super) open: Option<Open>,
+    /// When the stream submitted last.
+    pub(super) pushed: Option<Instant>,
     /// An op has reserved a value and let go of the lock to flush another stream; nobody else may record.
     pub(super) taken: bool,
 }

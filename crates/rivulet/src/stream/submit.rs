@@ -9,6 +9,7 @@ use crate::ids::Cursor;
 use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::Ordering;
 use rivulet_hal::{HalError, TimelinePoint};
+use std::time::Instant;
 
 impl StreamShared {
     /// Closes the open recorder and puts it on the combiner's list; the caller then drives the combiner.
@@ -20,7 +21,10 @@ impl StreamShared {
         let (first, label) = (open.first, open.label);
         match self.close(engine, open) {
             // Under the recorder's lock, so that a stream's submissions are listed in order.
-            Ok(ready) => engine.combiner(self.queue).push(self.id, self.priority, ready),
+            Ok(ready) => {
+                recording.pushed = Some(Instant::now());
+                engine.combiner(self.queue).push(self.id, self.priority, ready);
+            }
             Err(error) => {
                 engine.note_failure(label, &error);
                 self.poison(first, label, error);
@@ -89,6 +93,17 @@ impl StreamShared {
             failure.is_err() || self.submitted.wait_step(value, longest)
         })?;
         failure
+    }
+
+    /// As [`StreamShared::ensure_submitted`], for work that cannot be submitted before `value` is: it is not held back.
+    ///
+    /// # Errors
+    /// As [`StreamShared::ensure_submitted`].
+    pub(crate) fn force_submitted(&self, engine: &Engine, value: u64) -> Result<()> {
+        if self.submitted.get() < value {
+            engine.combiner(self.queue).need(self.id, self.priority, value);
+        }
+        self.ensure_submitted(engine, value)
     }
 
     /// Waits until `value` is complete.

@@ -50,7 +50,13 @@ pub fn host(pairs: &[(&str, &str)]) -> (Device, Arc<TestEnv>) {
 /// A simulated device; nothing is submitted before it is asked for, so that a test decides what is.
 pub fn sim_with(config: SimConfig, tracking: Tracking) -> (Device, SimControl) {
     let (hal, control) = sim::open(config);
-    let never = FlushPolicy { commands: usize::MAX, age: Duration::MAX, cost: Duration::MAX };
+    let never = FlushPolicy {
+        commands: usize::MAX,
+        age: Duration::MAX,
+        cost: Duration::MAX,
+        idle: Duration::MAX,
+        ahead: Duration::MAX,
+    };
     let options = DeviceOptions { tracking, flush: never, ..options(&TestEnv::new(&[])) };
     (Device::with(hal, options).unwrap(), control)
 }
@@ -151,7 +157,7 @@ pub fn write(stream: &Stream, block: &Block, value: u32) -> rivulet::Result<()> 
 
 fn pointer(block: &Block) -> std::ptr::NonNull<u8> {
     let memory = block.memory().expect("the allocator's own");
-    let base = memory.host_ptr().expect("unified memory");
+    let base = memory.host_ptr().or_else(|| memory.mirror()).expect("memory that the CPU has a view of");
     // SAFETY: the block lies inside its memory.
     unsafe { base.add(usize::try_from(block.offset()).unwrap()) }
 }

@@ -1,9 +1,10 @@
 //! Set-up that the tests of native ops share: a device, tensors of any type and layout, and comparisons.
 //!
-//! The device is Mesa's llvmpipe, or the adapter whose name contains `RIVULET_TEST_ADAPTER`. Tests are skipped where
-//! there is none, unless `RIVULET_REQUIRE_VULKAN=1`. The validation layer looks on where it is installed.
+//! The device is [the adapter of all tests](adapter). The validation layer looks on where it is installed.
 #![allow(dead_code, unreachable_pub, unused_macros, reason = "each test file uses its own part")]
 
+#[path = "../../../rivulet-hal/tests/common/adapter.rs"]
+mod adapter;
 #[path = "../common/mod.rs"]
 pub mod common;
 
@@ -14,21 +15,9 @@ use rivulet::{Access, Device, DeviceOptions, Error};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::vulkan::{self, Options};
 
-#[allow(clippy::disallowed_methods, reason = "switches of the tests alone")]
-fn switch(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 pub fn device() -> Option<Device> {
-    let wanted = switch("RIVULET_TEST_ADAPTER").unwrap_or_else(|| "llvmpipe".to_owned());
-    let Some(index) = vulkan::adapters().iter().position(|adapter| adapter.name.contains(&wanted)) else {
-        assert!(switch("RIVULET_REQUIRE_VULKAN").is_none_or(|value| value != "1"), "no {wanted}");
-        eprintln!("skipped: no {wanted} on this machine (mesa-vulkan-drivers has llvmpipe)");
-        return None;
-    };
-    let hal = vulkan::open(index, Options { validation: true, queues: None })
-        .or_else(|_| vulkan::open(index, Options::default()));
-    Some(Device::with(hal.unwrap(), DeviceOptions::default()).unwrap())
+    let hal = adapter::open(&Options::default())?;
+    Some(Device::with(hal, DeviceOptions::default()).unwrap())
 }
 
 macro_rules! device_or_skip {

@@ -4,8 +4,8 @@
 
 use rivulet::ids::{Progress, StreamId};
 use rivulet_hal::{
-    AdapterInfo, Backend, ByteRange, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc,
-    QueueIndex, Recorder, Submission, SubmitFailure, Timeline,
+    AdapterClass, AdapterInfo, Backend, ByteRange, Device, HalError, Memory, MemoryUsage, Pipeline,
+    PipelineDesc, QueueIndex, Recorder, Submission, SubmitFailure, Timeline,
 };
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ impl AddressDevice {
         let info = AdapterInfo {
             name: "addresses".to_owned(),
             backend: Backend::Host,
+            class: AdapterClass::Cpu,
             driver: "none".to_owned(),
             queues: 1,
             unified_memory: true,

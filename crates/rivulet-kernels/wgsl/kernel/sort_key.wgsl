@@ -1,0 +1,3 @@
+fn sort_key(x: $C) -> $K {
+    return $ORDERED;
+}

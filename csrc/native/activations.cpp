@@ -1,0 +1,83 @@
+// Activations, losses and their gradients, element by element.
+#include <ATen/native/Activation.h>
+#include <ATen/native/BinaryOps.h>
+#include <ATen/native/PointwiseOps.h>
+
+#include "native/call.h"
+#include "native/hook.h"
+#include "native/hooks.h"
+
+namespace rivulet {
+
+namespace {
+
+using at::native::GeluType;
+
+// Kernels of gradients take the gradient first; some stubs give it last.
+template <Name name>
+struct GradientLast {
+  template <typename... Scalars>
+  bool operator()(const at::TensorIteratorBase& iter, const Scalars&... scalars) const {
+    if (iter.numel() == 0) {
+      return true;
+    }
+    Views views;
+    if (!views.iterator(iter)) {
+      return false;
+    }
+    views.swap(1, 2);
+    return call_pointwise(pointwise_op<name>(), iter.dtype(0), views, {c10::Scalar(scalars)...});
+  }
+};
+
+// threshold(x) and its gradient are one stub: value where x <= threshold, else the second input.
+bool threshold(const at::TensorIteratorBase& iter, const c10::Scalar& threshold, const c10::Scalar& value) {
+  if (iter.data_ptr(1) == iter.data_ptr(2)) {
+    Views views;
+    return iter.numel() == 0 ||
+        (views.output(iter.output_base()) && views.input(iter.input_base(0)) &&
+         call_pointwise(pointwise_op<"threshold">(), iter.dtype(0), views, {threshold, value}));
+  }
+  return value.equal(0) && GradientLast<"threshold_backward">{}(iter, threshold);
+}
+
+} // namespace
+
+void hook_activations() {
+  using namespace at::native;
+  hook(elu_stub, Pointwise<"elu">{});
+  hook(softplus_stub, Pointwise<"softplus">{});
+  hook(softplus_backward_stub, Pointwise<"softplus_backward">{});
+  hook(threshold_stub, [](const at::TensorIteratorBase& iter, const c10::Scalar& limit, const c10::Scalar& value) {
+    return threshold(iter, limit, value);
+  });
+  hook(GeluKernel, [](const at::TensorIteratorBase& iter, GeluType type) {
+    return call_pointwise(type == GeluType::Tanh ? pointwise_op<"gelu_tanh">() : pointwise_op<"gelu">(), iter);
+  });
+  hook(GeluBackwardKernel, [](const at::TensorIteratorBase& iter, GeluType type) {
+    return call_pointwise(
+        type == GeluType::Tanh ? pointwise_op<"gelu_tanh_backward">() : pointwise_op<"gelu_backward">(), iter);
+  });
+  hook(hardtanh_backward_stub, Pointwise<"hardtanh_backward">{});
+  hook(hardsigmoid_stub, Pointwise<"hardsigmoid">{});
+  hook(hardsigmoid_backward_stub, Pointwise<"hardsigmoid_backward">{});
+  hook(hardswish_stub, Pointwise<"hardswish">{});
+  hook(hardswish_backward_stub, Pointwise<"hardswish_backward">{});
+  hook(hardshrink_stub, Pointwise<"hardshrink">{});
+  hook(softshrink_stub, Pointwise<"softshrink">{});
+  hook(shrink_backward_stub, Pointwise<"shrink_backward">{});
+  hook(leaky_relu_stub, Pointwise<"leaky_relu">{});
+  hook(leaky_relu_backward_stub, GradientLast<"leaky_relu_backward">{});
+  hook(silu_stub, Pointwise<"silu">{});
+  hook(silu_backward_stub, Pointwise<"silu_backward">{});
+  hook(mish_stub, Pointwise<"mish">{});
+  hook(mish_backward_stub, Pointwise<"mish_backward">{});
+  hook(prelu_stub, Pointwise<"prelu">{});
+  hook(sigmoid_backward_stub, Pointwise<"sigmoid_backward">{});
+  hook(tanh_backward_stub, Pointwise<"tanh_backward">{});
+  hook(mse_stub, Pointwise<"mse">{});
+  hook(smooth_l1_stub, Pointwise<"smooth_l1">{});
+  hook(huber_stub, Pointwise<"huber">{});
+}
+
+} // namespace rivulet

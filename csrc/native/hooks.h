@@ -1,0 +1,14 @@
+// Hooks by family; each puts native kernels into PyTorch's stubs. Called once, while PyTorch is loaded.
+#pragma once
+
+namespace rivulet {
+
+void hook_pointwise();
+void hook_activations();
+void hook_reductions();
+void hook_rows();
+void hook_indexing();
+void hook_random();
+void hook_attention();
+
+} // namespace rivulet
