@@ -202,6 +202,31 @@ pub struct Binding {
     pub write: bool,
 }
 
+/// One operand of a dispatch, borrowed: what a caller that holds the memory anyway binds without counting references.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'m> {
+    /// The memory.
+    pub memory: &'m Arc<dyn Memory>,
+    /// Bytes bound.
+    pub range: ByteRange,
+    /// True where the kernel may write them.
+    pub write: bool,
+}
+
+impl Operand<'_> {
+    /// The bytes, with a reference of its own.
+    pub fn buffer(&self) -> BufferRange {
+        BufferRange { memory: Arc::clone(self.memory), range: self.range }
+    }
+}
+
+impl Binding {
+    /// The same, borrowed.
+    pub fn operand(&self) -> Operand<'_> {
+        Operand { memory: &self.buffer.memory, range: self.buffer.range, write: self.write }
+    }
+}
+
 /// A monotonic counter that device and CPU can wait for and signal.
 pub trait Timeline: Send + Sync + std::fmt::Debug {
     /// Highest value reached, read with Acquire: what the device wrote before signalling it is visible.
@@ -278,7 +303,18 @@ pub trait Recorder: Send + std::fmt::Debug {
     /// # Errors
     /// [`HalError::Usage`].
     fn fill(&mut self, dst: &BufferRange, word: u32) -> Result<(), HalError>;
-    /// Runs a kernel.
+    /// Runs a kernel on `operands`, in the order of its bindings.
+    ///
+    /// # Errors
+    /// [`HalError::Usage`].
+    fn dispatch_on(
+        &mut self,
+        pipeline: &Arc<dyn Pipeline>,
+        operands: &[Operand<'_>],
+        params: &[u8],
+        groups: [u32; 3],
+    ) -> Result<(), HalError>;
+    /// As [`Recorder::dispatch_on`].
     ///
     /// # Errors
     /// [`HalError::Usage`].
@@ -288,7 +324,10 @@ pub trait Recorder: Send + std::fmt::Debug {
         bindings: &[Binding],
         params: &[u8],
         groups: [u32; 3],
-    ) -> Result<(), HalError>;
+    ) -> Result<(), HalError> {
+        let operands: Vec<_> = bindings.iter().map(Binding::operand).collect();
+        self.dispatch_on(pipeline, &operands, params, groups)
+    }
     /// Orders every earlier command of this recorder before every later one, and makes its writes visible.
     ///
     /// # Errors

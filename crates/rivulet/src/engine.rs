@@ -4,7 +4,7 @@ use crate::config::{DEFAULT_POOL_SIZE, EnvSource, PoolSettings};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hazard::Tracking;
-use crate::ids::{Access, Progress, StreamId};
+use crate::ids::{Access, Point, Progress, StreamId};
 use crate::memory::{Allocator, Block};
 use crate::pool::Streams;
 use crate::stream::combiner::Combiner;
@@ -278,6 +278,11 @@ impl Progress for Engine {
     #[inline]
     fn completed(&self, stream: StreamId) -> u64 {
         self.stream_if_made(stream).map_or(0, StreamShared::completed)
+    }
+
+    #[inline]
+    fn reached(&self, point: Point) -> bool {
+        self.stream_if_made(point.stream).is_some_and(|stream| stream.has_completed(point.value))
     }
 }
 

@@ -53,4 +53,9 @@ pub enum Access {
 pub trait Progress: Send + Sync {
     /// Highest device value of `stream` that is complete (Acquire). Never blocks.
     fn completed(&self, stream: StreamId) -> u64;
+
+    /// True where `point` is known to be complete. Never waits.
+    fn reached(&self, point: Point) -> bool {
+        self.completed(point.stream) >= point.value
+    }
 }

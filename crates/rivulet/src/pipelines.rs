@@ -11,7 +11,7 @@ use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::{AtomicU32, Ordering};
 use rivulet_hal::sync::parking;
 use rivulet_hal::{HalError, Pipeline};
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{Hash, Hasher};
 use std::sync::OnceLock;
 
 /// Places of the first table; each further one has twice as many.
@@ -27,7 +27,6 @@ const COMPILING: u32 = 1;
 /// Kernels of one device. Shared by all threads.
 #[derive(Debug)]
 pub struct Pipelines<K> {
-    hasher: RandomState,
     first: Table<K>,
 }
 
@@ -45,13 +44,70 @@ struct Place<K> {
     outcome: OnceLock<std::result::Result<Arc<dyn Pipeline>, HalError>>,
 }
 
+/// A product and a rotation for each word. Keys come from the program, not from who might want them to collide, and one
+/// is hashed for every op.
+#[derive(Clone, Copy, Debug, Default)]
+struct KeyHasher(u64);
+
+impl KeyHasher {
+    /// An odd number without pattern: the digits of the golden ratio.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    #[inline]
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(Self::FACTOR);
+    }
+}
+
+impl Hasher for KeyHasher {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.add(u64::from(byte)));
+    }
+
+    #[inline]
+    fn write_u8(&mut self, word: u8) {
+        self.add(u64::from(word));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.add(u64::from(word));
+    }
+
+    #[inline]
+    fn write_usize(&mut self, word: usize) {
+        self.add(word as u64);
+    }
+
+    #[inline]
+    fn write_isize(&mut self, word: isize) {
+        self.add(word as u64);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        // A product is well mixed in its upper bits, and tables take the lower ones.
+        self.0.rotate_left(26)
+    }
+}
+
 impl<K: Eq + Hash + Clone> Default for Pipelines<K> {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), first: Table::new(FIRST) }
+        Self { first: Table::new(FIRST) }
     }
 }
 
 impl<K: Eq + Clone> Table<K> {
+    /// The place of a key where it has one.
+    #[inline]
+    fn find(&self, hash: usize, key: &K) -> Option<&Place<K>> {
+        // The number of places is a power of two.
+        let mask = self.places.len() - 1;
+        let at = |probe| self.places.get(hash.wrapping_add(probe) & mask).and_then(OnceLock::get);
+        (0..PROBES).map_while(at).find(|place| place.key == *key)
+    }
+
     fn new(places: usize) -> Self {
         Self { places: (0..places).map(|_| OnceLock::new()).collect(), next: OnceLock::new() }
     }
@@ -71,6 +127,27 @@ impl<K: Eq + Clone> Table<K> {
 }
 
 impl<K: Eq + Hash + Clone> Pipelines<K> {
+    /// The kernel of this key where it is compiled. Any thread; never waits.
+    #[inline]
+    pub fn find(&self, key: &K) -> Option<&Arc<dyn Pipeline>> {
+        let hash = Self::hash(key);
+        let mut table = Some(&self.first);
+        while let Some(now) = table {
+            if let Some(place) = now.find(hash, key) {
+                return place.outcome.get()?.as_ref().ok();
+            }
+            table = now.next.get().map(Box::as_ref);
+        }
+        None
+    }
+
+    #[inline]
+    fn hash(key: &K) -> usize {
+        let mut hasher = KeyHasher::default();
+        key.hash(&mut hasher);
+        hasher.finish() as usize
+    }
+
     /// The kernel of this key; `compile` makes it where nobody has. Any thread; waits, without the interpreter's lock,
     /// only for a thread that is compiling this very kernel.
     ///
@@ -81,23 +158,24 @@ impl<K: Eq + Hash + Clone> Pipelines<K> {
         &self,
         key: &K,
         compile: impl FnOnce() -> std::result::Result<Arc<dyn Pipeline>, HalError>,
-    ) -> Result<std::result::Result<Arc<dyn Pipeline>, HalError>> {
+    ) -> Result<std::result::Result<&Arc<dyn Pipeline>, HalError>> {
         let place = self.place(key);
+        let known = || place.outcome.get().map(|outcome| outcome.as_ref().map_err(Clone::clone));
         loop {
-            if let Some(outcome) = place.outcome.get() {
-                return Ok(outcome.clone());
+            if let Some(outcome) = known() {
+                return Ok(outcome);
             }
             let mine = place.state.compare_exchange(IDLE, COMPILING, Ordering::Acquire, Ordering::Relaxed);
             if mine.is_ok() {
                 let turn = Turn(place);
                 // Somebody may have finished between the look and the exchange.
-                let outcome = match place.outcome.get() {
-                    Some(outcome) => outcome.clone(),
-                    None => compile(),
+                let outcome = match known() {
+                    Some(outcome) => outcome,
+                    None => match compile() {
+                        Err(error) if !matches!(error, HalError::Compile { .. }) => Err(error),
+                        made => place.outcome.get_or_init(|| made).as_ref().map_err(Clone::clone),
+                    },
                 };
-                if matches!(outcome, Ok(_) | Err(HalError::Compile { .. })) {
-                    let _ = place.outcome.set(outcome.clone());
-                }
                 drop(turn);
                 return Ok(outcome);
             }
@@ -127,7 +205,7 @@ impl<K: Eq + Hash + Clone> Pipelines<K> {
     }
 
     fn place(&self, key: &K) -> &Place<K> {
-        let hash = self.hasher.hash_one(key) as usize;
+        let hash = Self::hash(key);
         let mut table = &self.first;
         loop {
             if let Some(place) = table.place(hash, key) {

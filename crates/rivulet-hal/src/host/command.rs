@@ -1,7 +1,7 @@
 use super::pipeline::HostPipeline;
 use crate::cpu::{Command, Kernel, Recording, Span, Timestamps};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::{Binding, BufferRange, CommandBuffer, HalError, Memory, Pipeline, Recorder, TimestampSlot};
+use crate::{BufferRange, CommandBuffer, HalError, Memory, Operand, Pipeline, Recorder, TimestampSlot};
 use std::sync::Arc;
 
 type HostSpan = Span<Arc<dyn Memory>>;
@@ -38,14 +38,14 @@ impl Recorder for HostRecorder {
         self.0.fill(span(dst)?, word)
     }
 
-    fn dispatch(
+    fn dispatch_on(
         &mut self,
         pipeline: &Arc<dyn Pipeline>,
-        bindings: &[Binding],
+        operands: &[Operand<'_>],
         params: &[u8],
         groups: [u32; 3],
     ) -> Result<(), HalError> {
-        let operands = bindings.iter().map(|binding| Ok((span(&binding.buffer)?, binding.write)));
+        let operands = operands.iter().map(|operand| Ok((span(&operand.buffer())?, operand.write)));
         self.0.dispatch(kernel(pipeline)?, operands.collect::<Result<_, HalError>>()?, params, groups)
     }
 

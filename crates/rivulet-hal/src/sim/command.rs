@@ -3,7 +3,7 @@ use super::pipeline::SimPipeline;
 use super::state::Shared;
 use crate::cpu::{Allocation, Command, Recording, Span, Timestamps};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::{Binding, BufferRange, CommandBuffer, HalError, Pipeline, QueueIndex, Recorder, TimestampSlot};
+use crate::{BufferRange, CommandBuffer, HalError, Operand, Pipeline, QueueIndex, Recorder, TimestampSlot};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -68,10 +68,10 @@ impl Recorder for SimRecorder {
         self.recording.fill(dst, word)
     }
 
-    fn dispatch(
+    fn dispatch_on(
         &mut self,
         pipeline: &Arc<dyn Pipeline>,
-        bindings: &[Binding],
+        operands: &[Operand<'_>],
         params: &[u8],
         groups: [u32; 3],
     ) -> Result<(), HalError> {
@@ -79,7 +79,7 @@ impl Recorder for SimRecorder {
         let own = own.ok_or_else(|| {
             HalError::Usage(format!("kernel {}: compiled by another driver", pipeline.label()))
         })?;
-        let operands = bindings.iter().map(|binding| Ok((self.span(&binding.buffer)?, binding.write)));
+        let operands = operands.iter().map(|operand| Ok((self.span(&operand.buffer())?, operand.write)));
         let operands = operands.collect::<Result<_, HalError>>()?;
         self.recording.dispatch(&own.0, operands, params, groups)
     }

@@ -5,13 +5,17 @@ use super::slot::Slot;
 use crate::cpu::{check_copy, check_fill, check_range};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::{Binding, BufferRange, CommandBuffer, HalError, Pipeline, Recorder, TimestampSlot};
+use crate::{
+    BufferRange, ByteRange, CommandBuffer, HalError, Memory, Operand, Pipeline, Recorder, TimestampSlot,
+};
 use ash::vk;
 
 /// Timestamps of one command buffer.
 const TIMESTAMPS: u32 = 64;
 /// Operands of a dispatch that are bound without allocating.
 const INLINE: usize = 8;
+/// Pipelines among which one in use is looked for.
+const RECENT: usize = 8;
 
 /// Commands being recorded.
 #[derive(Debug)]
@@ -59,16 +63,13 @@ impl VulkanRecorder {
     }
 
     /// The driver's buffer behind an operand of ours, with its range checked.
-    fn operand(&self, operand: &BufferRange) -> Result<vk::Buffer, HalError> {
-        let memory = operand
-            .memory
-            .as_any()
-            .downcast_ref::<VulkanMemory>()
-            .filter(|memory| memory.is_of(&self.shared));
-        let memory = memory
-            .ok_or_else(|| HalError::Usage("command: the memory belongs to another device".to_owned()))?;
-        check_range(operand.range, operand.memory.size(), "command")?;
-        Ok(memory.buffer)
+    #[inline]
+    fn operand(&self, memory: &Arc<dyn Memory>, range: ByteRange) -> Result<vk::Buffer, HalError> {
+        let own = memory.as_any().downcast_ref::<VulkanMemory>().filter(|memory| memory.is_of(&self.shared));
+        let own =
+            own.ok_or_else(|| HalError::Usage("command: the memory belongs to another device".to_owned()))?;
+        check_range(range, own.size(), "command")?;
+        Ok(own.buffer)
     }
 
     fn memory_barrier(
@@ -97,13 +98,13 @@ impl VulkanRecorder {
         &self,
         pipeline: &VulkanPipeline,
         label: &str,
-        bindings: &[Binding],
+        operands: &[Operand<'_>],
         params: &[u8],
         groups: [u32; 3],
     ) -> Result<(), HalError> {
         let wrong = |what: String| Err(HalError::Usage(format!("kernel {label}: {what}")));
-        if bindings.len() != pipeline.bindings as usize {
-            return wrong(format!("{} operands; it takes {}", bindings.len(), pipeline.bindings));
+        if operands.len() != pipeline.bindings as usize {
+            return wrong(format!("{} operands; it takes {}", operands.len(), pipeline.bindings));
         }
         if params.len() != pipeline.param_bytes as usize {
             return wrong(format!("{} bytes of parameters; it takes {}", params.len(), pipeline.param_bytes));
@@ -112,9 +113,10 @@ impl VulkanRecorder {
         if groups.iter().zip(limits).any(|(&asked, limit)| asked > limit) {
             return wrong(format!("{groups:?} workgroups; up to {limits:?} are allowed"));
         }
-        for (index, Binding { buffer, .. }) in bindings.iter().enumerate() {
-            let (range, alignment) = (buffer.range, self.shared.limits.storage_alignment);
-            if range.start % alignment != 0 {
+        let alignment = self.shared.limits.storage_alignment;
+        for (index, Operand { range, .. }) in operands.iter().enumerate() {
+            // Alignments are powers of two.
+            if range.start & (alignment - 1) != 0 {
                 return wrong(format!(
                     "operand {index} begins at byte {}; multiples of {alignment} are allowed",
                     range.start
@@ -141,7 +143,7 @@ const READS: vk::AccessFlags = vk::AccessFlags::from_raw(
 
 impl Recorder for VulkanRecorder {
     fn copy(&mut self, src: &BufferRange, dst: &BufferRange) -> Result<(), HalError> {
-        let (from, to) = (self.operand(src)?, self.operand(dst)?);
+        let (from, to) = (self.operand(&src.memory, src.range)?, self.operand(&dst.memory, dst.range)?);
         check_copy(src.range, dst.range, from == to && src.range.overlaps(dst.range))?;
         if src.range.is_empty() {
             return Ok(());
@@ -158,7 +160,7 @@ impl Recorder for VulkanRecorder {
     }
 
     fn fill(&mut self, dst: &BufferRange, word: u32) -> Result<(), HalError> {
-        let buffer = self.operand(dst)?;
+        let buffer = self.operand(&dst.memory, dst.range)?;
         let (start, end) = (dst.range.start, dst.range.end);
         check_fill(dst.range)?;
         if dst.range.is_empty() {
@@ -170,10 +172,10 @@ impl Recorder for VulkanRecorder {
         Ok(())
     }
 
-    fn dispatch(
+    fn dispatch_on(
         &mut self,
         pipeline: &Arc<dyn Pipeline>,
-        bindings: &[Binding],
+        operands: &[Operand<'_>],
         params: &[u8],
         groups: [u32; 3],
     ) -> Result<(), HalError> {
@@ -182,16 +184,16 @@ impl Recorder for VulkanRecorder {
             pipeline.as_any().downcast_ref::<VulkanPipeline>().filter(|kernel| kernel.is_of(&self.shared));
         let kernel =
             kernel.ok_or_else(|| HalError::Usage(format!("kernel {label}: compiled by another device")))?;
-        self.check_dispatch(kernel, label, bindings, params, groups)?;
+        self.check_dispatch(kernel, label, operands, params, groups)?;
         if groups.contains(&0) {
             return Ok(());
         }
         let mut buffers = smallvec::SmallVec::<[vk::DescriptorBufferInfo; INLINE]>::new();
-        for Binding { buffer, .. } in bindings {
+        for Operand { memory, range, .. } in operands {
             buffers.push(vk::DescriptorBufferInfo {
-                buffer: self.operand(buffer)?,
-                offset: buffer.range.start,
-                range: buffer.range.len(),
+                buffer: self.operand(memory, *range)?,
+                offset: range.start,
+                range: range.len(),
             });
         }
         let writes: smallvec::SmallVec<[vk::WriteDescriptorSet<'_>; INLINE]> = buffers
@@ -229,7 +231,10 @@ impl Recorder for VulkanRecorder {
         }
         if self.bound != kernel.pipeline {
             self.bound = kernel.pipeline;
-            self.pipelines.push(Arc::clone(pipeline));
+            // All threads share this count of references: it is left alone where a recent command has one.
+            if !self.pipelines.iter().rev().take(RECENT).any(|recent| Arc::ptr_eq(recent, pipeline)) {
+                self.pipelines.push(Arc::clone(pipeline));
+            }
         }
         self.commands += 1;
         Ok(())

@@ -268,7 +268,7 @@ impl<'a> OperandSet<'a> {
                 continue;
             }
             stamps.conflicts(entry.access, entry.block.lock().cells(), |point| {
-                if progress.completed(point.stream) >= point.value {
+                if progress.reached(point) {
                     return;
                 }
                 match waits.iter_mut().find(|other| other.stream == point.stream) {

@@ -142,8 +142,8 @@ fn gathered(
     }
     // Where there is nothing to read, there may be no memory either.
     let x = if along.size == 0 { &x.with_block_of(out) } else { x };
-    let views = [out, index, x];
-    let mut walk = Walk::new(&views);
+    let operands = [(out, Access::Write), (index, Access::Read), (x, Access::Read)];
+    let mut walk = Walk::new(&operands);
     let layout = if walk.dims.len() > MAX_RANK {
         walk.dims.sort_by_key(|dim| dim.size);
         Layout::Strided
@@ -151,12 +151,11 @@ fn gathered(
         Layout::choose(out.dtype, false, walk.is_dense(0), out.first(), out.owns_tail())
     };
     let key = Gather::new(out.dtype, index.dtype, layout);
-    let operands = [(out, Access::Write), (index, Access::Read), (x, Access::Read)];
     let (outer, inner) = walk.split(MAX_RANK);
     let mut params = StridedParams::default().indexed(along.size as u32, along.stride as i32);
     describe(&mut params, inner);
     launch(device, op, &Kernel::Gather(key), &operands, |dispatcher| {
-        each_place(outer, &views, &mut params, |params| {
+        each_place(outer, &operands, &mut params, |params| {
             let groups = key.groups(params.dense.offsets[0], params.dense.count);
             dispatcher.run(bytemuck::bytes_of(params), groups)
         })
@@ -223,12 +222,13 @@ fn scattered(
     if index.count() == 0 || along.size == 0 {
         return Ok(());
     }
-    let mut views: SmallVec<[&View<'_>; 3]> = SmallVec::from_slice(&[out, index]);
+    let mut operands: SmallVec<[(&View<'_>, Access); 3]> =
+        SmallVec::from_slice(&[(out, Access::Write), (index, Access::Read)]);
     let mut params = StridedParams::default().indexed(along.size as u32, along.stride as i32);
     let (mut dtype, mut is_scalar) = (out.dtype, false);
     match source {
         ScatterSource::View(view) => {
-            views.push(view);
+            operands.push((view, Access::Read));
             if op == ScatterOp::Assign {
                 dtype = dtype.bits();
             }
@@ -239,17 +239,14 @@ fn scattered(
         }
     }
     let key = Scatter { op, dtype, index: index.dtype, scalar: is_scalar };
-    let mut walk = Walk::new(&views);
+    let mut walk = Walk::new(&operands);
     if walk.dims.len() > MAX_RANK {
         walk.dims.sort_by_key(|dim| dim.size);
     }
-    let access = |k| if k == 0 { Access::Write } else { Access::Read };
-    let operands: SmallVec<[(&View<'_>, Access); 3]> =
-        views.iter().enumerate().map(|(k, &view)| (view, access(k))).collect();
     let (outer, inner) = walk.split(MAX_RANK);
     describe(&mut params, inner);
     launch(device, name, &Kernel::Scatter(key), &operands, |dispatcher| {
-        each_place(outer, &views, &mut params, |params| {
+        each_place(outer, &operands, &mut params, |params| {
             dispatcher.run(bytemuck::bytes_of(params), key.groups(params.dense.count))
         })
     })

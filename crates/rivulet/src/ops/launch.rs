@@ -7,7 +7,7 @@ use crate::ids::Access;
 use crate::memory::Block;
 use crate::{Device, DeviceOp};
 use rivulet_hal::sync::Arc;
-use rivulet_hal::{Backend, Binding, HalError, Pipeline, PipelineDesc, PipelineSource, Recorder};
+use rivulet_hal::{Backend, HalError, Operand, Pipeline, PipelineDesc, PipelineSource, Recorder};
 use rivulet_kernels::{Features, FloatControls, Kernel, Target, Translated, translate};
 use smallvec::SmallVec;
 
@@ -18,13 +18,13 @@ const INLINE: usize = 6;
 pub(super) struct Dispatcher<'r> {
     recorder: &'r mut dyn Recorder,
     pipeline: &'r Arc<dyn Pipeline>,
-    bindings: &'r [Binding],
+    operands: &'r [Operand<'r>],
 }
 
 impl Dispatcher<'_> {
     /// Records one dispatch.
     pub(super) fn run(&mut self, params: &[u8], groups: [u32; 3]) -> Result<(), HalError> {
-        self.recorder.dispatch(self.pipeline, self.bindings, params, groups)
+        self.recorder.dispatch_on(self.pipeline, self.operands, params, groups)
     }
 }
 
@@ -42,14 +42,14 @@ pub(super) fn launch(
 ) -> Result<()> {
     let pipeline = pipeline(device, op, kernel)?;
     let most = device.info().max_binding;
-    let mut bindings: SmallVec<[Binding; INLINE]> = SmallVec::new();
+    let mut bound: SmallVec<[Operand<'_>; INLINE]> = SmallVec::new();
     let mut blocks: SmallVec<[(&Block, Access); INLINE]> = SmallVec::new();
     for &(view, access) in operands {
-        bindings.push(view.binding(op, access == Access::Write, most)?);
+        bound.push(view.operand(op, access == Access::Write, most)?);
         blocks.push((view.block, access));
     }
     device.record(&DeviceOp::new(op, &blocks), |recorder| {
-        dispatches(&mut Dispatcher { recorder, pipeline: &pipeline, bindings: &bindings })
+        dispatches(&mut Dispatcher { recorder, pipeline, operands: &bound })
     })?;
     Ok(())
 }
@@ -73,7 +73,16 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
 }
 
 /// The compiled kernel.
-pub(super) fn pipeline(device: &Device, op: &'static str, kernel: &Kernel) -> Result<Arc<dyn Pipeline>> {
+#[inline]
+fn pipeline<'d>(device: &'d Device, op: &'static str, kernel: &Kernel) -> Result<&'d Arc<dyn Pipeline>> {
+    match device.pipelines().find(kernel) {
+        Some(compiled) => Ok(compiled),
+        None => compile(device, op, kernel),
+    }
+}
+
+#[cold]
+fn compile<'d>(device: &'d Device, op: &'static str, kernel: &Kernel) -> Result<&'d Arc<dyn Pipeline>> {
     require(device, op, kernel.requires())?;
     let shader = device.info().shader;
     let controls = FloatControls {

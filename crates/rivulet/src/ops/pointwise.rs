@@ -96,6 +96,9 @@ impl Call {
 
 /// Scalars of `op` as its kernel for `common` reads them.
 pub(super) fn scalar_words(op: Op, common: DType, values: &[Scalar]) -> [u32; 4] {
+    if values.is_empty() {
+        return [0; 4];
+    }
     let native = match op {
         Op::Tril | Op::Triu | Op::Eye => Native::I32,
         _ => common.native(),
@@ -155,10 +158,12 @@ pub(super) fn run(device: &Device, call: &Call, out: &View<'_>, inputs: &[&View<
     if out.count() == 0 {
         return Ok(());
     }
-    let mut views: SmallVec<[&View<'_>; OPERANDS]> = SmallVec::new();
-    views.push(out);
-    views.extend_from_slice(inputs);
-    let mut walk = Walk::new(&views);
+    let mut operands = [(out, Access::Write); OPERANDS];
+    for (operand, &input) in operands[1..].iter_mut().zip(inputs) {
+        *operand = (input, Access::Read);
+    }
+    let operands = &operands[..=inputs.len()];
+    let mut walk = Walk::new(operands);
     if walk.dims.len() > MAX_RANK {
         if call.op.is_indexed() {
             // One dispatch has to see every place.
@@ -168,14 +173,11 @@ pub(super) fn run(device: &Device, call: &Call, out: &View<'_>, inputs: &[&View<
         walk.dims.sort_by_key(|dim| dim.size);
     }
     let key = call.key(out, inputs, &walk);
-    let access = |index| if index == 0 { Access::Write } else { Access::Read };
-    let operands: SmallVec<[(&View<'_>, Access); OPERANDS]> =
-        views.iter().enumerate().map(|(index, &view)| (view, access(index))).collect();
     let mut params = StridedParams::default();
     (params.dense.scalars, params.dense.extra) = (call.words, call.extra);
     let (outer, inner) = walk.split(MAX_RANK);
     describe(&mut params, inner);
-    launch(device, label, &Kernel::Pointwise(key), &operands, |dispatcher| {
+    launch(device, label, &Kernel::Pointwise(key), operands, |dispatcher| {
         let bytes = |params: &StridedParams| {
             if key.layout.is_strided() {
                 dispatcher
@@ -185,19 +187,19 @@ pub(super) fn run(device: &Device, call: &Call, out: &View<'_>, inputs: &[&View<
                 dispatcher.run(bytemuck::bytes_of(dense), key.groups(dense.offsets[0], dense.count))
             }
         };
-        each_place(outer, &views, &mut params, bytes)
+        each_place(outer, operands, &mut params, bytes)
     })
 }
 
 /// Calls `dispatch` for each place of the outer dimensions, with the offsets of the operands there.
 pub(super) fn each_place<E>(
     outer: &[Dim],
-    views: &[&View<'_>],
+    operands: &[(&View<'_>, Access)],
     params: &mut StridedParams,
     mut dispatch: impl FnMut(&StridedParams) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     for place in Places::new(outer) {
-        for (index, view) in views.iter().enumerate() {
+        for (index, (view, _)) in operands.iter().enumerate() {
             params.dense.offsets[index] = (view.offset as i64 + place[index]) as u32;
         }
         dispatch(params)?;

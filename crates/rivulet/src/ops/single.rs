@@ -1,11 +1,9 @@
-use super::launch::pipeline;
 use super::view::View;
 use super::{DType, refuse};
+use crate::Device;
 use crate::error::Result;
 use crate::ids::Access;
 use crate::memory::Block;
-use crate::{Device, DeviceOp};
-use rivulet_hal::Binding;
 use rivulet_hal::sync::Arc;
 use rivulet_kernels::Kernel;
 use smallvec::SmallVec;
@@ -25,18 +23,7 @@ pub(super) fn launch(
     params: &[u8],
     groups: [u32; 3],
 ) -> Result<()> {
-    let compiled = pipeline(device, op, kernel)?;
-    let most = device.info().max_binding;
-    let bindings: SmallVec<[Binding; 8]> = operands
-        .iter()
-        .map(|(view, access)| view.binding(op, *access == Access::Write, most))
-        .collect::<Result<_>>()?;
-    let blocks: SmallVec<[(&Block, Access); 8]> =
-        operands.iter().map(|(view, access)| (view.block, *access)).collect();
-    device.record(&DeviceOp::new(op, &blocks), |recorder| {
-        recorder.dispatch(&compiled, &bindings, params, groups)
-    })?;
-    Ok(())
+    super::launch::launch(device, op, kernel, operands, |dispatcher| dispatcher.run(params, groups))
 }
 
 /// Memory for what lies between two kernels of one op; given back, in stream order, when it is dropped.

@@ -1,7 +1,7 @@
 use super::{DType, no_kernel, refuse};
 use crate::error::Result;
 use crate::memory::Block;
-use rivulet_hal::Binding;
+use rivulet_hal::{ByteRange, Operand};
 use smallvec::SmallVec;
 
 /// Dimensions that are held without allocating.
@@ -136,18 +136,19 @@ impl<'b> View<'b> {
     }
 
     /// The whole block as an operand of a dispatch.
-    pub(super) fn binding(&self, op: &'static str, write: bool, most: u64) -> Result<Binding> {
-        let Some(buffer) = self.block.buffer() else {
-            return no_kernel(op, "an operand is memory that only the CPU can reach".to_owned());
-        };
-        if buffer.range.len() > most {
-            let bytes = buffer.range.len();
-            return no_kernel(
-                op,
-                format!("an operand lies in a block of {bytes} bytes; kernels reach {most}"),
-            );
+    #[inline]
+    pub(super) fn operand(&self, op: &'static str, write: bool, most: u64) -> Result<Operand<'b>> {
+        let bytes = self.block.size();
+        match self.block.memory() {
+            Some(memory) if bytes <= most => {
+                let start = self.block.offset();
+                Ok(Operand { memory, range: ByteRange { start, end: start + bytes }, write })
+            }
+            Some(_) => {
+                no_kernel(op, format!("an operand lies in a block of {bytes} bytes; kernels reach {most}"))
+            }
+            None => no_kernel(op, "an operand is memory that only the CPU can reach".to_owned()),
         }
-        Ok(Binding { buffer, write })
     }
 
     /// True where no element of another tensor can share the last word of this dense view.

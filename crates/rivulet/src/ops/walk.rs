@@ -1,6 +1,7 @@
 //! How several operands of one shape are walked together.
 
 use super::view::View;
+use crate::ids::Access;
 use rivulet_kernels::params::{MAX_RANK, POINTWISE_OPERANDS, StridedParams};
 use smallvec::SmallVec;
 
@@ -21,10 +22,14 @@ pub(super) struct Dim {
 }
 
 impl Walk {
-    /// `views`: all of the shape of the first.
+    /// `operands`: all of the shape of the first.
     #[inline]
-    pub(super) fn new(views: &[&View<'_>]) -> Self {
-        Self::of(&views[0].shape, |operand, dim| views.get(operand).map_or(0, |view| view.strides[dim]))
+    pub(super) fn new(operands: &[(&View<'_>, Access)]) -> Self {
+        let mut strides: [&[i64]; OPERANDS] = [&[]; OPERANDS];
+        for (strides, (view, _)) in strides.iter_mut().zip(operands) {
+            *strides = &view.strides;
+        }
+        Self::of(&operands[0].0.shape, |operand, dim| strides[operand].get(dim).copied().unwrap_or(0))
     }
 
     /// The dimensions of `shape` with the strides that `stride` gives for each operand and dimension.

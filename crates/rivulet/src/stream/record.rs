@@ -12,7 +12,6 @@ use crate::memory::content::Side;
 use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::Ordering;
 use rivulet_hal::{HalError, Memory, Recorder};
-use smallvec::SmallVec;
 use std::time::{Duration, Instant};
 
 /// When a stream submits by itself what it has recorded. It always does so when somebody waits for the work, when an
@@ -83,8 +82,6 @@ pub(crate) struct Extra<'a> {
     pub(crate) keep: Option<&'a Arc<dyn Memory>>,
 }
 
-type Keep = SmallVec<[Arc<dyn Memory>; 4]>;
-
 impl StreamShared {
     /// Records an op as `docs/concurrency.md` describes; its place on the timeline.
     ///
@@ -141,8 +138,6 @@ impl StreamShared {
         let mut waits = set.waits(engine);
         set.stamp_device(self.id, value);
         let bytes: u64 = set.blocks().map(|(block, _)| block.requested()).sum();
-        let used = set.blocks().filter_map(|(block, _)| block.memory());
-        let keep: Keep = used.chain(extra.keep).cloned().collect();
         // Release pairs with the Acquire of `cursor`.
         self.reserved.store(value, Ordering::Release);
         drop(set);
@@ -184,7 +179,9 @@ impl StreamShared {
         }
         if let Some(open) = &mut recording.open {
             waits.into_iter().for_each(|point| open.add_wait(point));
-            open.keep.extend(keep);
+            // The caller's references to its blocks keep their memory until here.
+            let used = op.operands.iter().filter_map(|(block, _)| block.memory());
+            used.chain(extra.keep).for_each(|memory| open.keep_alive(memory));
         }
         let flush = self.is_due(engine, &recording, value);
         if flush {
@@ -287,10 +284,10 @@ impl StreamShared {
     }
 
     /// True where the device has done everything that the stream gave it, some time ago.
-    fn is_idle(&self, policy: &FlushPolicy, recording: &Recording, open: &Open) -> bool {
+    fn is_idle(&self, policy: &FlushPolicy, recording: &Recording, open: &Open, now: Instant) -> bool {
         policy.idle != Duration::MAX
             && !open.recorder.is_empty()
-            && recording.pushed.is_none_or(|pushed| pushed.elapsed() >= policy.idle)
+            && recording.pushed.is_none_or(|pushed| now.saturating_duration_since(pushed) >= policy.idle)
             && self.completed() + 1 >= open.first
     }
 
@@ -298,10 +295,15 @@ impl StreamShared {
         let policy = &engine.flush_policy;
         self.flush_request.load(Ordering::Relaxed) >= value
             || recording.open.as_ref().is_some_and(|open| {
-                open.recorder.len() >= policy.commands
+                if open.recorder.len() >= policy.commands
                     || engine.combiner(self.queue).scaled(open.cost) >= policy.cost
-                    || open.since.elapsed() >= policy.age
-                    || self.is_idle(policy, recording, open)
+                {
+                    return true;
+                }
+                // One look at the clock, which costs as much as a small op's hazards.
+                let now = Instant::now();
+                now.saturating_duration_since(open.since) >= policy.age
+                    || self.is_idle(policy, recording, open, now)
             })
     }
 }

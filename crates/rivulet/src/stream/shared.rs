@@ -26,6 +26,9 @@ use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+/// References among which one to a memory is looked for.
+const RECENT: usize = 8;
+
 /// A recorder that is being filled.
 pub(super) struct Open {
     pub(super) recorder: Box<dyn Recorder>,
@@ -44,6 +47,15 @@ pub(super) struct Open {
 }
 
 impl Open {
+    /// Keeps memory until the commands are done. Blocks share memory, ops share blocks, and threads share the count of
+    /// its references: it is left alone where a recent op has one.
+    #[inline]
+    pub(super) fn keep_alive(&mut self, memory: &Arc<dyn Memory>) {
+        if !self.keep.iter().rev().take(RECENT).any(|recent| Arc::ptr_eq(recent, memory)) {
+            self.keep.push(Arc::clone(memory));
+        }
+    }
+
     pub(super) fn add_wait(&mut self, point: Point) {
         match self.waits.iter_mut().find(|wait| wait.stream == point.stream) {
             Some(wait) => wait.value = wait.value.max(point.value),
@@ -156,6 +168,14 @@ impl StreamShared {
     pub(crate) fn completed(&self) -> u64 {
         let known = self.completed.load(Ordering::Acquire);
         if known >= self.reserved.load(Ordering::Relaxed) { known } else { self.look() }
+    }
+
+    /// True where `value` is complete. Never waits, and asks the driver only of what was submitted: an op that follows
+    /// another, which is still being recorded, costs no call.
+    #[inline]
+    pub(crate) fn has_completed(&self, value: u64) -> bool {
+        self.completed.load(Ordering::Acquire) >= value
+            || (self.submitted.get() >= value && self.look() >= value)
     }
 
     fn look(&self) -> u64 {
