@@ -120,6 +120,20 @@ fn another_stream_gets_memory_only_when_its_work_is_complete() {
 }
 
 #[test]
+fn more_freed_blocks_in_use_than_are_looked_at_do_not_hide_a_new_segment() {
+    let (_, allocator, progress) = open(8 * GIB);
+    let blocks: Vec<_> = (0..200).map(|_| allocator.allocate(S1, 10 * MIB, &progress).unwrap()).collect();
+    for block in blocks {
+        stamp(&block, Access::Read, S1, 5);
+        allocator.free(block);
+    }
+    for _ in 0..4 {
+        let block = allocator.allocate(S2, 10 * MIB, &progress).unwrap();
+        assert_eq!(block.size(), 10 * MIB);
+    }
+}
+
+#[test]
 fn stamps_survive_split_and_merge() {
     let (_, allocator, progress) = open(GIB);
     let blocks: Vec<_> = (0..2).map(|_| allocator.allocate(S1, 4 * MIB, &progress).unwrap()).collect();

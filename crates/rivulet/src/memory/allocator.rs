@@ -268,7 +268,7 @@ impl Allocator {
         let mut detail = None;
         for size in [preferred, least] {
             match self.segment(size)? {
-                Ok(memory) => return Ok(Ok(self.insert(memory, size, stream, bytes, class, progress)?)),
+                Ok(memory) => return Ok(Ok(self.insert(memory, size, stream, bytes, class)?)),
                 Err(text) => detail = text,
             }
             if size == least {
@@ -302,16 +302,13 @@ impl Allocator {
         stream: StreamId,
         bytes: u64,
         class: SizeClass,
-        progress: &dyn Progress,
     ) -> Result<Arc<Block>, MemoryError> {
         let base = memory.address();
         let block = match class {
             SizeClass::Small { size: block, .. } => {
                 self.table.lock().insert(base, (size, Owner::Stream(stream)));
                 let mut cache = self.shard(stream).lock_as_is();
-                cache.small().insert(memory, size);
-                // Under the same lock, so that nobody else can have taken it.
-                let block = cache.small().take(block, stream, progress);
+                let block = cache.small().insert_and_take(memory, size, block, stream);
                 if let Some(block) = &block {
                     self.count(&mut cache, block, bytes);
                 }
@@ -320,8 +317,7 @@ impl Allocator {
             SizeClass::Large { size: block } => {
                 self.table.lock().insert(base, (size, Owner::Common));
                 let mut large = self.large.lock();
-                large.insert(memory, size);
-                let block = large.take(block, stream, progress);
+                let block = large.insert_and_take(memory, size, block, stream);
                 drop(large);
                 block.inspect(|block| self.count_large(stream, block, bytes))
             }

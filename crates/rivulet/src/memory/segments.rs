@@ -108,6 +108,21 @@ impl Pool {
         self.reserved += size;
     }
 
+    /// Takes in a segment and gives a block of its first `block` bytes. Not by way of [`Segments::take`], which looks at
+    /// a few ranges only, and all of those may be in use by the device.
+    pub(super) fn insert_and_take(
+        &mut self,
+        memory: Arc<dyn Memory>,
+        size: u64,
+        block: u64,
+        stream: StreamId,
+    ) -> Option<Arc<Block>> {
+        let base = memory.address();
+        self.insert(memory, size);
+        self.free.remove(&(size, base));
+        self.carve(base, block, stream)
+    }
+
     /// A block of `size` bytes, from a range that `stream` may use: one that was its own, or one on which the
     /// device has nothing left to do.
     pub(super) fn take(
