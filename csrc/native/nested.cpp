@@ -67,13 +67,29 @@ Tensor& zero_(Tensor& self) {
   return fill_with(self, 0);
 }
 
-// Reading a number waits for the device, also inside another op.
-at::Scalar local_scalar_dense(const Tensor& self) {
+// Reading a number waits for the device, also inside another op; that is what was asked for, and no fallback.
+void begin_reading(HostSection& section, const Tensor& self) {
   static const uint32_t reading = rivulet_op_id("reading a number");
-  HostSection section;
   section.add(self, false);
   section.begin(reading);
+}
+
+at::Scalar local_scalar_dense(const Tensor& self) {
+  HostSection section;
+  begin_reading(section, self);
   return at::_ops::_local_scalar_dense::redispatch(kCpu, self);
+}
+
+void assert_true(const Tensor& self) {
+  HostSection section;
+  begin_reading(section, self);
+  at::_ops::_assert_async::redispatch(kCpu, self);
+}
+
+void assert_true_or_say(const Tensor& self, std::string_view message) {
+  HostSection section;
+  begin_reading(section, self);
+  at::_ops::_assert_async_msg::redispatch(kCpu, self, message);
 }
 
 } // namespace
@@ -83,6 +99,8 @@ void register_nested_copies(Nested& nested) {
   nested.impl("fill_.Scalar", fill_with);
   nested.impl("zero_", zero_);
   nested.impl("_local_scalar_dense", local_scalar_dense);
+  nested.impl("_assert_async", assert_true);
+  nested.impl("_assert_async.msg", assert_true_or_say);
 }
 
 namespace {

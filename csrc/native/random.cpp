@@ -1,5 +1,6 @@
 // Random numbers. The generator that reaches a stub is the temporary one of the op (aten/random.h): its seed is the
 // draw from the device's generator, and kernels count on from it.
+#include <ATen/Functions.h>
 #include <ATen/native/UnaryOps.h>
 
 #include "native/call.h"
@@ -10,6 +11,7 @@ namespace rivulet {
 
 namespace {
 
+using at::Tensor;
 using at::TensorBase;
 using Generator = std::optional<at::Generator>;
 
@@ -61,6 +63,15 @@ void hook_random() {
   using namespace at::native;
   hook(bernoulli_scalar_stub, [](const TensorBase& out, double p, const Generator& generator) {
     return random(pointwise_op<"bernoulli">(), out, generator, {p});
+  });
+  hook(bernoulli_tensor_stub, [](const TensorBase& out, const TensorBase& p, const Generator& generator) {
+    Tensor chances(p);
+    Tensor uniform = at::empty(out.sizes(), chances.options().dtype(at::kFloat));
+    bool recorded = out.numel() == 0 || random(pointwise_op<"uniform">(), uniform, generator, {0.0, 1.0});
+    if (recorded && out.numel() != 0) {
+      Tensor(out).copy_(uniform.lt(chances));
+    }
+    return recorded;
   });
   hook(exponential_stub, [](const at::TensorIteratorBase& iter, double rate, const Generator& generator) {
     return random(pointwise_op<"exponential">(), iter.output_base(), generator, {rate});

@@ -47,6 +47,7 @@ const std::unordered_set<std::string>& names() {
       "_fused_sdp_choice", "_scaled_dot_product_flash_attention_for_cpu",
       // indexing
       "embedding", "embedding_dense_backward", "gather", "index", "isin", "_index_put_impl", "index_select", "scatter", "scatter_add", "scatter_reduce",
+      "_assert_async",
       // random numbers
       "bernoulli", "exponential", "multinomial", "normal", "randperm", "random", "uniform",
       // losses over classes, padding

@@ -1,0 +1,295 @@
+"""Run by test_native.py in a process of its own: ops and models on an adapter with kernels, beside the CPU.
+
+Every case must give what the CPU gives, in the same form, and no op may fall back to the CPU. Prints what is wrong, a
+line each, and "ok" at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import rivulet
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+WRONG: list[str] = []
+
+
+def to_mps(value: Any) -> Any:
+    return value.to("mps") if isinstance(value, torch.Tensor) else value
+
+
+def check(name: str, call: Callable[..., Any], *operands: Any, native: bool = True) -> None:
+    rivulet.reset_fallback_counts()
+    try:
+        expected, got = call(*operands), call(*map(to_mps, operands))
+        pairs = zip(expected, got) if isinstance(expected, tuple) else [(expected, got)]
+        for one, other in pairs:
+            form = [(t.dtype, t.shape, t.stride()) for t in (one, other)]
+            assert other.device.type == "mps" and form[0] == form[1], f"{form[1]} on {other.device}, wanted {form[0]}"
+            torch.testing.assert_close(other.cpu(), one, equal_nan=True)
+        assert not (native and rivulet.fallback_counts()), f"fell back: {rivulet.fallback_counts()}"
+    except Exception as error:
+        WRONG.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def on(x: torch.Tensor, *values: Any, **options: Any) -> torch.Tensor:
+    return torch.tensor(*values, device=x.device, **options)
+
+
+A, B = torch.randn(7, 33), torch.randn(7, 33)
+WEIGHT, BIAS = torch.randn(5, 33), torch.randn(5)
+INTS = torch.arange(-10, 11).reshape(3, 7)
+HEADS = torch.randn(2, 4, 9, 16)
+
+
+def pointwise() -> None:
+    unary = "abs exp log sin cos tanh sigmoid neg sqrt floor round reciprocal erf relu logical_not isnan isfinite isposinf"
+    for name in unary.split():
+        check(name, getattr(torch, name), A)
+    for name in "add sub mul div maximum atan2 eq lt ge pow fmod remainder logical_and".split():
+        check(name, getattr(torch, name), A, B)
+    for name in "add sub mul div eq pow fmod remainder".split():
+        check(f"{name} with a number", getattr(torch, name), A, 2.5)
+    check("types are promoted", lambda x, y: x + y, INTS, torch.randn(7))
+    check("alpha", lambda x, y: torch.add(x, y, alpha=2), A, B)
+    check("a tensor of one element", lambda x, y: x + y, A, torch.randn(1))
+    check("a number first", lambda x: 1 - x, A)
+    check("float16", lambda x, y: (x * y).half() + 1, A, B)
+    check("strided", lambda x: x.t()[::2] + 1, A)
+    check("in place", lambda x: x.clone().mul_(2).add_(x), A)
+    check("out=", lambda x, y: torch.add(x, y, out=torch.empty(33, 7, device=x.device).t()), A, B)
+    check("where", lambda x, y: torch.where(x > 0, x, y), A, B)
+    check("masked_fill", lambda x: x.masked_fill(x > 0, 3.0), A)
+    check("clamp", lambda x: x.clamp(-0.5, 0.5), A)
+    check("clamp of integers from one side", lambda x: x.clamp_min(0), INTS)
+    for activation in (F.gelu, F.silu, F.softplus, F.hardswish, F.leaky_relu, F.elu):
+        check(activation.__name__, activation, A)
+    check("mse_loss", F.mse_loss, A, B)
+    check("isin", lambda x: torch.isin(x, on(x, [1, 2])), INTS)
+
+
+def reductions() -> None:
+    for name in "sum mean argmax max std var nansum any all".split():
+        check(f"{name} of all", getattr(torch, name), A)
+        check(f"{name} along a dimension", lambda x, name=name: getattr(x, name)(0), A) if name != "max" else None
+    check("keepdim", lambda x: x.sum(1, keepdim=True), A)
+    check("amax", lambda x: x.amax(0), A)
+    check("max with places", lambda x: tuple(x.max(1)), A)
+    check("norm", lambda x: x.norm(), A)
+    check("norm along a dimension", lambda x: x.norm(dim=1), A)
+    check("cumsum", lambda x: x.cumsum(1), A)
+    check("cummax", lambda x: tuple(x.cummax(1)), A)
+    check("logsumexp", lambda x: x.logsumexp(1), A)
+    check("sum of integers", torch.sum, INTS)
+    check("sum of truth values", lambda x: (x > 0).sum(), A)
+    for dim in (0, 1):
+        check(f"softmax {dim}", lambda x, dim=dim: x.softmax(dim), A)
+        check(f"log_softmax {dim}", lambda x, dim=dim: x.log_softmax(dim), A)
+    check("layer_norm", lambda x, w: F.layer_norm(x, (33,), w, w), A, torch.randn(33))
+    check("layer_norm of a view", lambda x: F.layer_norm(x.t(), (7,)), A)
+    check("group_norm", lambda x: F.group_norm(x, 3), torch.randn(2, 6, 5))
+    check("rms_norm", lambda x: F.rms_norm(x, (33,)), A)
+    check("topk", lambda x: tuple(x.topk(3)), A)
+    check("sort", lambda x: tuple(x.sort(1)), A)
+    check("cross_entropy", lambda x: F.cross_entropy(x, on(x, [1] * 7)), A)
+
+
+def products() -> None:
+    check("mm", lambda x, y: x @ y.t(), A, B)
+    check("linear", F.linear, A, WEIGHT, BIAS)
+    check("linear of three dimensions", F.linear, torch.randn(2, 7, 33), WEIGHT, BIAS)
+    check("bmm", torch.bmm, torch.randn(3, 4, 5), torch.randn(3, 5, 6))
+    check("matmul", torch.matmul, torch.randn(2, 3, 4, 5), torch.randn(5, 6))
+    check("addmm", lambda x, y: torch.addmm(x[:, :7], x, y.t(), beta=0.5, alpha=2), A, B)
+    check("baddbmm", torch.baddbmm, torch.randn(3, 4, 6), torch.randn(3, 4, 5), torch.randn(3, 5, 6))
+    check("mv", torch.mv, A, torch.randn(33))
+    check("dot", torch.dot, A[0], B[0])
+    check("einsum", lambda x, y: torch.einsum("ij,kj->ik", x, y), A, B)
+    check("bfloat16", lambda x, y: x.bfloat16() @ y.bfloat16().t(), A, B)
+    check("integers fall back", lambda x: x @ x.t(), INTS, native=False)
+    check("conv1d", F.conv1d, torch.randn(2, 3, 10), torch.randn(4, 3, 3))
+    check("conv2d", F.conv2d, torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3))
+    check("attention", F.scaled_dot_product_attention, HEADS, HEADS + 1, HEADS * 2)
+    check("causal attention", lambda q: F.scaled_dot_product_attention(q, q, q, is_causal=True), HEADS)
+    mask = torch.randn(9, 9).fill_diagonal_(1)
+    check("masked attention", lambda q, m: F.scaled_dot_product_attention(q, q, q, m > 0), HEADS, mask)
+
+
+def shapes_and_places() -> None:
+    check("cat", lambda x, y: torch.cat([x, y, x], 0), A, B)
+    check("cat of results", lambda x: torch.cat([x * 2, x + 1], 1), A)
+    check("cat of types", lambda x: torch.cat([x, x.half()]), A)
+    check("stack", lambda x, y: torch.stack([x, y]), A, B)
+    check("flip", lambda x: x.flip(0, 1), A)
+    check("roll", lambda x: (x * 1).roll(3, 1), A)
+    check("repeat", lambda x: x.repeat(2, 2), A)
+    check("pad", lambda x: F.pad(x, (1, 2)), A)
+    for mode in ("reflect", "replicate"):
+        check(f"pad by {mode}", lambda x, mode=mode: F.pad(x, (1, 2), mode=mode), A)
+    check("contiguous", lambda x: x.t().contiguous(), torch.randn(80, 80))
+    check("tril", torch.tril, A)
+    check("triu", torch.triu, A)
+    check("gather", lambda x: x.gather(1, on(x, [[1, 2]] * 7)), A)
+    check("index_select", lambda x: x.index_select(1, on(x, [3, 1])), A)
+    check("embedding", lambda w: F.embedding(on(w, [[1, 2], [0, 5]]), w), A)
+    check("index", lambda x: x[on(x, [1, -2])], A)
+    check("two indices", lambda x: x[on(x, [1, 2]), on(x, [0, -1])], A)
+    check("indices on the CPU", lambda x: x[torch.tensor([1, 2])], A)
+    check("index_put", lambda x: x.clone().index_put_((on(x, [1, 2]),), on(x, 5.0)), A)
+    check("scatter", lambda x: x.clone().scatter_(1, on(x, [[1, 2]] * 7), 9.0), A)
+    check("scatter_add", lambda x, y: x.clone().scatter_add_(1, on(x, [[1, 2]] * 7), y), A, B)
+    check("one_hot", lambda x: F.one_hot(x.clamp(0), 11), INTS)
+    check("arange", lambda x: torch.arange(3, 17, 2, device=x.device), A)
+    check("linspace", lambda x: torch.linspace(0, 1, 11, device=x.device), A)
+    check("full", lambda x: torch.full((2, 3), 7, device=x.device), A)
+    check("eye", lambda x: torch.eye(4, device=x.device), A)
+    check("to int32", lambda x: (x * 10).to(torch.int32), A)
+    check("to bool", lambda x: x.bool(), INTS)
+
+
+def random_numbers() -> None:
+    rivulet.reset_fallback_counts()
+    checks = {
+        "randn": (torch.randn(4000, device="mps"), 0.0, 1.0),
+        "rand": (torch.rand(4000, device="mps"), 0.5, 0.2887),
+        "randint": (torch.randint(2, 12, (4000,), device="mps").float(), 6.5, 2.872),
+        "bernoulli": (torch.full((4000,), 0.3, device="mps").bernoulli(), 0.3, 0.458),
+        "dropout": ((F.dropout(torch.ones(4000, device="mps"), 0.25) != 0).float(), 0.75, 0.433),
+        "exponential": (torch.empty(4000, device="mps").exponential_(2.0), 0.5, 0.5),
+    }
+    for name, (values, mean, deviation) in checks.items():
+        # Six standard errors of 4,000 draws.
+        if abs(values.mean().item() - mean) > 6 * deviation / 4000**0.5:
+            WRONG.append(f"{name}: mean {values.mean().item()}, wanted {mean}")
+        if abs(values.std().item() / deviation - 1) > 0.15:
+            WRONG.append(f"{name}: deviation {values.std().item()}, wanted {deviation}")
+    order = torch.randperm(100, device="mps")
+    if not torch.equal(order.sort().values.cpu(), torch.arange(100)) or torch.equal(order.cpu(), torch.arange(100)):
+        WRONG.append(f"randperm: {order.tolist()}")
+    if rivulet.fallback_counts():
+        WRONG.append(f"random numbers fell back: {rivulet.fallback_counts()}")
+
+
+def model(name: str, made: torch.nn.Module, call: Callable[[Any, str, torch.dtype], torch.Tensor]) -> None:
+    """Relative L2 error against float64: at most 1e-5 and at most twice the CPU's own."""
+    with torch.no_grad():
+        truth = call(copy.deepcopy(made).double(), "cpu", torch.float64)
+        on_cpu = call(made, "cpu", torch.float32).double()
+        there = copy.deepcopy(made).to("mps")
+        rivulet.reset_fallback_counts()
+        got = call(there, "mps", torch.float32)
+        fell_back = rivulet.fallback_counts()
+        error, own = (((t.cpu().double() - truth).norm() / truth.norm()).item() for t in (got, on_cpu))
+    if not error <= min(1e-5, max(2 * own, 1e-6)) or fell_back:
+        WRONG.append(f"{name}: error {error:.1e}, the CPU's {own:.1e}, fell back: {fell_back}")
+
+
+def models() -> None:
+    nn = torch.nn
+    x = torch.randn(2, 16, 64)
+
+    def on_x(m: Any, device: str, dtype: torch.dtype) -> torch.Tensor:
+        result = m(x.to(device, dtype))
+        return result[0] if isinstance(result, tuple) else result
+
+    class SelfAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, x, x)[0]
+
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0)
+    model("linear", nn.Linear(64, 32), on_x)
+    model("mlp", nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, 9)), on_x)
+    model("encoder layer", copy.deepcopy(layer).eval(), on_x)
+    model("encoder", nn.TransformerEncoder(copy.deepcopy(layer), 3, enable_nested_tensor=False).eval(), on_x)
+    model("encoder layer in training mode", copy.deepcopy(layer).train(), on_x)
+    model("MultiheadAttention", SelfAttention().eval(), on_x)
+    model("LSTM", nn.LSTM(64, 32, batch_first=True), on_x)
+    training(layer, x)
+    transformers_models()
+
+
+def training(layer: torch.nn.Module, x: torch.Tensor) -> None:
+    """One step's gradients of a transformer layer, without a fallback."""
+    there, here = copy.deepcopy(layer).train().to("mps"), copy.deepcopy(layer).train()
+    rivulet.reset_fallback_counts()
+    for m, device in ((here, "cpu"), (there, "mps")):
+        F.cross_entropy(m(x.to(device)).flatten(0, 1), torch.arange(32, device=device)).backward()
+    if rivulet.fallback_counts():
+        WRONG.append(f"training fell back: {rivulet.fallback_counts()}")
+    for (name, one), two in zip(here.named_parameters(), there.parameters()):
+        if not torch.allclose(one.grad, two.grad.cpu(), rtol=1e-4, atol=1e-6):
+            WRONG.append(f"training: gradient of {name} is {(one.grad - two.grad.cpu()).abs().max()} off")
+
+
+def transformers_models() -> None:
+    try:
+        import transformers
+    except ImportError:
+        print("transformers is not installed: BERT, GPT-2 and ViT left out")
+        return
+    transformers.logging.set_verbosity_error()
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    ids = torch.randint(0, 1000, (2, 24))
+    bert = transformers.BertModel(transformers.BertConfig(vocab_size=1000, **size)).eval()
+    model("BERT", bert, lambda m, d, t: m(ids.to(d), attention_mask=torch.ones_like(ids).to(d)).last_hidden_state)
+    vit = transformers.ViTModel(transformers.ViTConfig(image_size=64, **size)).eval()
+    model("ViT", vit, lambda m, d, t: m(torch.full((1, 3, 64, 64), 0.3, device=d, dtype=t)).last_hidden_state)
+    config = transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=1000, bos_token_id=1, eos_token_id=2)
+    gpt = transformers.GPT2LMHeadModel(config).eval()
+    model("GPT-2", gpt, lambda m, d, t: m(ids.to(d)).logits)
+    there = copy.deepcopy(gpt).to("mps")
+    options = {"max_new_tokens": 16, "min_new_tokens": 16, "pad_token_id": 0}
+    rivulet.reset_fallback_counts()
+    greedy = there.generate(ids.to("mps"), do_sample=False, **options)
+    sampled = there.generate(ids.to("mps"), do_sample=True, **options)
+    if not torch.equal(greedy.cpu(), gpt.generate(ids, do_sample=False, **options)):
+        WRONG.append("GPT-2 writes something else than on the CPU")
+    if sampled.shape != (2, 40) or rivulet.fallback_counts():
+        WRONG.append(f"generation: {tuple(sampled.shape)}, fell back: {rivulet.fallback_counts()}")
+
+
+def threads() -> None:
+    """31 threads with one model, bit-equal to one thread."""
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval().to("mps")
+    packed = torch.randn(2, 8, 3, 4, 16, device="mps")
+    x = torch.randn(2, 8, 64, device="mps")
+
+    def once() -> list[torch.Tensor]:
+        q, k, v = packed.permute(2, 0, 3, 1, 4).contiguous()
+        results = [layer(x), F.scaled_dot_product_attention(q, k, v), torch.bmm(x, x.mT), x.t() if x.dim() == 2 else x.mT.contiguous()]
+        return [result.cpu() for result in results]
+
+    with torch.no_grad():
+        alone = once()
+
+    def work() -> None:
+        with torch.no_grad():
+            for _ in range(4):
+                if not all(map(torch.equal, once(), alone)):
+                    WRONG.append("a thread of 31 got something else than one alone")
+
+    workers = [threading.Thread(target=work) for _ in range(31)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+if __name__ == "__main__":
+    for part in sys.argv[1:]:
+        globals()[part]()
+    for line in WRONG:
+        print(line)
+    print("ok" if not WRONG else f"{len(WRONG)} wrong")
