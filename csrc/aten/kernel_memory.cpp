@@ -2,6 +2,8 @@
 
 #include <c10/core/CPUAllocator.h>
 
+#include <cstring>
+
 #include "aten/alias.h"
 #include "runtime/allocator.h"
 #include "runtime/status.h"
@@ -102,14 +104,27 @@ void register_kernel_memory() {
   c10::SetCPUAllocator(new KernelAllocator(), 0);
 }
 
-c10::DataPtr allocate_kernel_memory(size_t bytes) {
+namespace {
+
+c10::DataPtr allocate_with(decltype(&rivulet_alloc) allocate, size_t bytes) {
   void* data = nullptr;
   rivulet_block* block = nullptr;
-  auto allocate = recent.writer == Writer::Host ? &rivulet_alloc_host : &rivulet_alloc;
   check(allocate(bytes, &data, &block));
   recent.note(data, block);
   // The context is the address: raw_allocate() insists on it.
   return {data, data, &free_kernel_memory, c10::Device(c10::kCPU)};
+}
+
+} // namespace
+
+c10::DataPtr allocate_kernel_memory(size_t bytes) {
+  return allocate_with(recent.writer == Writer::Host ? &rivulet_alloc_host : &rivulet_alloc, bytes);
+}
+
+c10::DataPtr written_kernel_memory(const void* data, size_t bytes) {
+  auto memory = allocate_with(&rivulet_alloc_host, bytes);
+  std::memcpy(memory.mutable_get(), data, bytes);
+  return memory;
 }
 
 rivulet_block* operand_block(const c10::StorageImpl& storage) {

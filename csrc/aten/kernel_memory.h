@@ -31,6 +31,8 @@ rivulet_block* operand_block(const c10::StorageImpl& storage);
 
 // A block as what a CPU kernel allocates inside an op.
 c10::DataPtr allocate_kernel_memory(size_t bytes);
+// The same with a copy of the CPU's bytes.
+c10::DataPtr written_kernel_memory(const void* data, size_t bytes);
 
 // Who writes what the calling thread allocates.
 enum class Writer : uint8_t {

@@ -53,7 +53,7 @@ bool scatter(Scatter kind, const Tensor& out, int64_t dim, const Tensor& index, 
   }
   Tensor target = with_dimension(out);
   Views views;
-  return views.output(target) && views.input(with_dimension(index)) && views.input(with_dimension(source)) &&
+  return views.changed(target) && views.input(with_dimension(index)) && views.input(with_dimension(source)) &&
       views.recorded(rivulet_scatter(
           kind, views.at(0), c10::maybe_wrap_dim(dim, target.dim()), views.at(1), views.at(2), {}));
 }
@@ -64,7 +64,7 @@ bool scatter_value(Scatter kind, const Tensor& out, int64_t dim, const Tensor& i
   }
   Tensor target = with_dimension(out);
   Views views;
-  return views.output(target) && views.input(with_dimension(index)) &&
+  return views.changed(target) && views.input(with_dimension(index)) &&
       views.recorded(rivulet_scatter(
           kind, views.at(0), c10::maybe_wrap_dim(dim, target.dim()), views.at(1), nullptr, scalar_of(value)));
 }
@@ -93,7 +93,7 @@ void hook_indexing() {
     Views views;
     auto elements = in_elements(strides, iter.element_size(0));
     return iter.numel() == 0 ||
-        (views.iterator(iter) &&
+        (views.changing_iterator(iter) &&
          views.recorded(rivulet_index_put(views.data(), views.size() - 2, sizes.data(), elements.data(), accumulate)));
   });
   hook(gather_stub, [](const Tensor& out, const Tensor& x, int64_t dim, const Tensor& index) {

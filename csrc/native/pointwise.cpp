@@ -51,7 +51,7 @@ struct InPlace {
       return true;
     }
     Views views;
-    if (!views.iterator(iter) || !views.repeat(0)) {
+    if (!views.changing_iterator(iter) || !views.repeat(0)) {
       return false;
     }
     views.swap(1, 2);

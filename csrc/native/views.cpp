@@ -107,7 +107,7 @@ bool Views::number(const c10::Scalar& value) {
   return true;
 }
 
-bool Views::place(const at::TensorBase& tensor, bool write, void* data) {
+bool Views::place(const at::TensorBase& tensor, Use use, void* data) {
   if (C10_UNLIKELY(count_ == kMax || !tensor.has_storage() || tensor.is_conj() || tensor.is_neg())) {
     return false;
   }
@@ -126,12 +126,13 @@ bool Views::place(const at::TensorBase& tensor, bool write, void* data) {
     if (moved) {
       return false;
     }
-    if (write) {
+    if (use != Use::Read) {
       if (storage->nbytes() > kHostResultBytes) {
         return false;
       }
       size_t offset = static_cast<const char*>(data) - static_cast<const char*>(storage->data());
-      auto fresh = allocate_kernel_memory(storage->nbytes());
+      auto fresh = use == Use::Change ? written_kernel_memory(storage->data(), storage->nbytes())
+                                      : allocate_kernel_memory(storage->nbytes());
       view.block = rivulet_block_of(fresh.get());
       view.data = static_cast<char*>(fresh.get()) + offset;
       moved_.push_back({storage, std::move(fresh)});
@@ -169,17 +170,21 @@ bool Views::own_shape(const at::TensorBase& tensor) {
 }
 
 bool Views::output(const at::TensorBase& tensor) {
-  return place(tensor, true, const_cast<void*>(tensor.const_data_ptr())) && own_shape(tensor);
+  return place(tensor, Use::Write, const_cast<void*>(tensor.const_data_ptr())) && own_shape(tensor);
+}
+
+bool Views::changed(const at::TensorBase& tensor) {
+  return place(tensor, Use::Change, const_cast<void*>(tensor.const_data_ptr())) && own_shape(tensor);
 }
 
 bool Views::input(const at::TensorBase& tensor) {
-  return place(tensor, false, const_cast<void*>(tensor.const_data_ptr())) && own_shape(tensor);
+  return place(tensor, Use::Read, const_cast<void*>(tensor.const_data_ptr())) && own_shape(tensor);
 }
 
 bool Views::matrix(
     const at::TensorBase& tensor, std::array<int64_t, 2> sizes, std::array<int64_t, 2> strides) {
   // An output here is memory of the device already.
-  if (!place(tensor, false, const_cast<void*>(tensor.const_data_ptr()))) {
+  if (!place(tensor, Use::Read, const_cast<void*>(tensor.const_data_ptr()))) {
     return false;
   }
   Shape& shape = shapes_[count_];
@@ -205,7 +210,7 @@ bool Views::repeated_row(const at::TensorBase& tensor, int64_t count) {
   return matrix(tensor, {count, tensor.size(0)}, {0, tensor.stride(0)});
 }
 
-bool Views::iterator(const at::TensorIteratorBase& iter) {
+bool Views::iterator(const at::TensorIteratorBase& iter, Use outputs) {
   size_t rank = iter.ndim();
   size_t operands = iter.ntensors();
   if (C10_UNLIKELY(rank > kMaxRank || operands > kMax)) {
@@ -217,8 +222,8 @@ bool Views::iterator(const at::TensorIteratorBase& iter) {
     sizes[rank - 1 - dim] = iter.shape()[dim];
   }
   for (size_t arg = 0; arg < operands; ++arg) {
-    bool write = arg < static_cast<size_t>(iter.noutputs());
-    if (!place(iter.tensor_base(arg), write, iter.data_ptr(arg))) {
+    Use use = arg < static_cast<size_t>(iter.noutputs()) ? outputs : Use::Read;
+    if (!place(iter.tensor_base(arg), use, iter.data_ptr(arg))) {
       return false;
     }
     auto& strides = shapes_[arg].strides;

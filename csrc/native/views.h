@@ -30,8 +30,9 @@ class Views {
   Views(const Views&) = delete;
   Views& operator=(const Views&) = delete;
 
-  // False where no kernel can take the operand.
+  // False where no kernel can take the operand. An output that the kernel changes in place keeps what it holds.
   bool output(const at::TensorBase& tensor);
+  bool changed(const at::TensorBase& tensor);
   bool input(const at::TensorBase& tensor);
   // An undefined tensor becomes a view without elements; see optional().
   bool input_if(const at::TensorBase& tensor) {
@@ -41,7 +42,13 @@ class Views {
     return tensor.defined() ? output(tensor) : skip();
   }
   // All operands of an iterator, outputs first, with the iterator's common sizes.
-  bool iterator(const at::TensorIteratorBase& iter);
+  bool iterator(const at::TensorIteratorBase& iter) {
+    return iterator(iter, Use::Write);
+  }
+  // The same where the kernel changes the output in place.
+  bool changing_iterator(const at::TensorIteratorBase& iter) {
+    return iterator(iter, Use::Change);
+  }
 
   // A contiguous tensor as the rows of its last dimension.
   bool rows(const at::TensorBase& tensor);
@@ -94,8 +101,10 @@ class Views {
     std::array<int64_t, kMaxRank> sizes;
     std::array<int64_t, kMaxRank> strides;
   };
+  enum class Use : uint8_t { Read, Write, Change };
+  bool iterator(const at::TensorIteratorBase& iter, Use outputs);
   bool skip();
-  bool place(const at::TensorBase& tensor, bool write, void* data);
+  bool place(const at::TensorBase& tensor, Use use, void* data);
   bool own_shape(const at::TensorBase& tensor);
   bool matrix(const at::TensorBase& tensor, std::array<int64_t, 2> sizes, std::array<int64_t, 2> strides);
 

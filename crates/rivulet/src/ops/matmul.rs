@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::launch::{Dispatcher, launch};
+use super::launch::{Dispatcher, launch, pipeline};
 use super::temporary::{Input, Output};
 use super::view::View;
 use super::walk::{Places, Walk};
@@ -171,7 +171,7 @@ fn dispatch(
         && out.offset.is_multiple_of(2)
         && (m == 1 || even(stride(0, 0)))
         && walk.dims.iter().all(|dim| even(dim.strides[0]));
-    let mut tile = Tile::choose(m, n, batches, FILL);
+    let tile = Tile::choose(m, n, batches, FILL);
     let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
     let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
     // A factor as rows of neighbours: how many there are in each, and the stride from one to another.
@@ -185,14 +185,6 @@ fn dispatch(
     };
     let quads = if a_along_k { quad(1, (1, k), 0) } else { quad(1, (0, m), 1) }
         && if b_along_k { quad(2, (0, k), 1) } else { quad(2, (1, n), 0) };
-    if device.info().shader.cooperative_f16
-        && a.dtype == DType::F16
-        && quads
-        && (pairs || out.dtype.is_wide())
-        && m.min(n) >= 64
-    {
-        tile = Tile::Cooperative;
-    }
     let key = Matmul {
         input: a.dtype,
         output: out.dtype,
@@ -203,6 +195,19 @@ fn dispatch(
         activation,
         pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
         quads,
+    };
+    let cooperative = Matmul { tile: Tile::Cooperative, ..key };
+    // Not every driver that offers cooperative matrices compiles every such kernel.
+    let key = if device.info().shader.cooperative_f16
+        && a.dtype == DType::F16
+        && quads
+        && (pairs || out.dtype.is_wide())
+        && m.min(n) >= 64
+        && pipeline(device, OP, &Kernel::Matmul(cooperative)).is_ok()
+    {
+        cooperative
+    } else {
+        key
     };
     let mut params = MatmulParams {
         outer_strides: outer_strides.map(word),
