@@ -1,4 +1,6 @@
 // Activations, losses and their gradients, element by element.
+#include <ATen/Functions.h>
+#include <ATen/Operators.h>
 #include <ATen/native/Activation.h>
 #include <ATen/native/BinaryOps.h>
 #include <ATen/native/PointwiseOps.h>
@@ -6,6 +8,8 @@
 #include "native/call.h"
 #include "native/hook.h"
 #include "native/hooks.h"
+#include "native/nested.h"
+#include "native/scope.h"
 
 namespace rivulet {
 
@@ -41,7 +45,43 @@ bool threshold(const at::TensorIteratorBase& iter, const c10::Scalar& threshold,
   return value.equal(0) && GradientLast<"threshold_backward">{}(iter, threshold);
 }
 
+// PyTorch's CPU code gives dense tensors of this gradient to oneDNN, without a stub.
+template <typename Op, typename... Args>
+decltype(auto) on_cpu(const at::Tensor& written, const at::Tensor& read, const at::Tensor& also, Args&&... args) {
+  HostSection section;
+  section.add(written, true);
+  section.add(read, false);
+  section.add(also, false);
+  section.begin();
+  return Op::redispatch(kCpu, std::forward<Args>(args)...);
+}
+
+at::Tensor gelu_backward(const at::Tensor& grad, const at::Tensor& x, std::string_view approximate) {
+  if (grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type()) {
+    at::Tensor out = at::empty_like(grad);
+    Views views;
+    bool recorded = views.output(out) && views.input(grad) && views.input(x) &&
+        call_pointwise(
+            approximate == "tanh" ? pointwise_op<"gelu_tanh_backward">() : pointwise_op<"gelu_backward">(),
+            x.scalar_type(), views);
+    if (recorded) {
+      return out;
+    }
+  }
+  return on_cpu<at::_ops::gelu_backward>(at::Tensor(), grad, x, grad, x, approximate);
+}
+
+at::Tensor& gelu_backward_out(
+    const at::Tensor& grad, const at::Tensor& x, std::string_view approximate, at::Tensor& out) {
+  return on_cpu<at::_ops::gelu_backward_grad_input>(out, grad, x, grad, x, approximate, out);
+}
+
 } // namespace
+
+void register_nested_activations(Nested& nested) {
+  nested.impl("gelu_backward", gelu_backward);
+  nested.impl("gelu_backward.grad_input", gelu_backward_out);
+}
 
 void hook_activations() {
   using namespace at::native;

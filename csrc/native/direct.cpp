@@ -39,6 +39,7 @@
 #include "native/call.h"
 #include "native/direct.h"
 #include "native/products.h"
+#include "native/result.h"
 #include "runtime/allocator.h"
 
 namespace rivulet {
@@ -51,13 +52,9 @@ using at::Tensor;
 
 constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::MPS);
 
-// One of PyTorch's meta classes with an mps result: a fresh tensor, or the op's own operand.
-template <typename Meta>
-struct Result final : Meta {
-  Tensor out;
-
-  void set_output_raw_strided(
-      int64_t index, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options, at::DimnameList names) override {
+// A fresh mps tensor, or the op's own operand.
+struct OnDevice {
+  static void settle(Tensor& out, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options) {
     auto dtype = c10::typeMetaToScalarType(options.dtype());
     if (out.defined()) {
       // In place: the op may not change what its operand is.
@@ -71,17 +68,6 @@ struct Result final : Meta {
     } else {
       out = at::detail::empty_strided_generic(sizes, strides, &device_allocator(), kKeys, dtype);
     }
-    if constexpr (std::is_base_of_v<at::TensorIteratorBase, Meta>) {
-      at::TensorIteratorBase::set_output_raw_strided(index, sizes, strides, options, names);
-    }
-  }
-  void set_output_strided(
-      int64_t index, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options,
-      at::DimnameList names) override {
-    set_output_raw_strided(index, sizes, strides, options, names);
-  }
-  const Tensor& maybe_get_output(int64_t) override {
-    return out;
   }
 };
 
@@ -146,7 +132,7 @@ template <typename Op, typename Meta, typename Native, bool in_place, typename R
 struct Direct<Op, Meta, Native, in_place, R(Args...)> {
   static R call(Args... args) {
     if (C10_LIKELY(has_kernels() && (is_plain_argument(args) && ...))) {
-      Result<Meta> result;
+      Result<Meta, OnDevice> result;
       if constexpr (in_place) {
         result.out = std::get<0>(std::tie(args...));
       }
@@ -194,7 +180,7 @@ template <typename Op, typename Meta, typename... Args>
 struct DirectProduct<Op, Meta, Tensor(Args...)> {
   static Tensor call(Args... args) {
     if (C10_LIKELY(has_kernels() && (is_plain_argument(args) && ...))) {
-      Result<Meta> result;
+      Result<Meta, OnDevice> result;
       result.meta(args...);
       if (multiply(result.out, args...)) {
         return std::move(result.out);

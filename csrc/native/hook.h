@@ -12,6 +12,14 @@ namespace rivulet {
 template <typename Stub, typename Native, typename Function = typename Stub::FnPtr>
 struct Hook;
 
+// CPU kernels end so: outputs of another type than the iterator's are converted.
+template <typename T>
+void finish(T& argument) {
+  if constexpr (std::is_base_of_v<at::TensorIteratorBase, T>) {
+    argument.cast_outputs();
+  }
+}
+
 // `Native` takes what the stub takes and tells whether the device does the work. Outside native ops the CPU's kernel is
 // called as before.
 template <typename Stub, typename Native, typename... Args>
@@ -21,7 +29,9 @@ struct Hook<Stub, Native, void (*)(Args...)> {
   static void call(Args... args) {
     if (C10_LIKELY(!in_native_op())) {
       original(args...);
-    } else if (!Native{}(args...)) {
+    } else if (Native{}(args...)) {
+      (finish(args), ...);
+    } else {
       HostSection section;
       (section.note(args), ...);
       section.begin();

@@ -91,7 +91,9 @@ Tensor& cat_out(const at::ITensorListRef& list, int64_t dim, Tensor& out) {
     apart = apart && tensor.defined() && (tensor.numel() == 0 || !tensor.is_alias_of(out));
   }
   if (layout && apart && c10::canCast(at::native::result_type(list), out.scalar_type())) {
-    at::native::resize_output(out, layout->sizes);
+    if (at::native::resize_output(out, layout->sizes)) {
+      out.unsafeGetTensorImpl()->empty_tensor_restride(layout->format);
+    }
     join(out, tensors, layout->dim);
     return out;
   }

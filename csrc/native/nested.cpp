@@ -174,6 +174,7 @@ void register_nested() {
   register_nested_matrices(nested);
   register_nested_joining(nested);
   register_nested_losses(nested);
+  register_nested_activations(nested);
   // The boxing of the fallback costs more than many a view.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {

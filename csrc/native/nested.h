@@ -41,6 +41,7 @@ void register_nested_convolutions(Nested& nested);
 void register_nested_matrices(Nested& nested);
 void register_nested_joining(Nested& nested);
 void register_nested_losses(Nested& nested);
+void register_nested_activations(Nested& nested);
 void register_nested();
 
 } // namespace rivulet

@@ -13,6 +13,7 @@
 #include "native/call.h"
 #include "native/nested.h"
 #include "native/products.h"
+#include "native/result.h"
 #include "native/scope.h"
 
 namespace rivulet {
@@ -53,16 +54,9 @@ bool linear_product(const Tensor& out, const Tensor& x, const Tensor& weight, co
 
 namespace {
 
-// PyTorch's checks and its result: a fresh tensor, or the one given.
-template <typename Meta>
-struct HostResult final : Meta {
-  Tensor out;
-
-  HostResult() = default;
-  explicit HostResult(Tensor given) : out(std::move(given)) {}
-
-  void set_output_raw_strided(
-      int64_t, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options, at::DimnameList) override {
+// A fresh tensor, or the one given by out=.
+struct OnHost {
+  static void settle(Tensor& out, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options) {
     if (!out.defined()) {
       out = strides.empty() ? at::empty(sizes, options) : at::empty_strided(sizes, strides, options);
       return;
@@ -72,15 +66,10 @@ struct HostResult final : Meta {
         out.dtype(), " instead");
     at::native::resize_output(out, sizes);
   }
-  void set_output_strided(
-      int64_t index, IntArrayRef sizes, IntArrayRef strides, at::TensorOptions options,
-      at::DimnameList names) override {
-    set_output_raw_strided(index, sizes, strides, options, names);
-  }
-  const Tensor& maybe_get_output(int64_t) override {
-    return out;
-  }
 };
+
+template <typename Meta>
+using HostResult = Result<Meta, OnHost>;
 
 // The CPU's kernel for the products that there is no kernel for: integers, float64, complex numbers.
 template <typename Op, typename... Args>

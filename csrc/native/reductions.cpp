@@ -115,6 +115,7 @@ void hook_reductions() {
     double count = static_cast<double>(iter.numel()) / static_cast<double>(iter.num_output_elements());
     return reduce(reduce_op<"sum">(), iter, 1.0 / count);
   });
+  hook(nansum_stub, [](const at::TensorIteratorBase&) { return false; });
   hook(prod_stub, Reduce<"prod">{});
   hook(and_stub, Reduce<"all">{});
   hook(or_stub, Reduce<"any">{});

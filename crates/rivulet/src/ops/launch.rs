@@ -74,7 +74,11 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
 
 /// The compiled kernel.
 #[inline]
-fn pipeline<'d>(device: &'d Device, op: &'static str, kernel: &Kernel) -> Result<&'d Arc<dyn Pipeline>> {
+pub(super) fn pipeline<'d>(
+    device: &'d Device,
+    op: &'static str,
+    kernel: &Kernel,
+) -> Result<&'d Arc<dyn Pipeline>> {
     match device.pipelines().find(kernel) {
         Some(compiled) => Ok(compiled),
         None => compile(device, op, kernel),
