@@ -1,5 +1,5 @@
+use super::launch::{FILL, Operands, launch_once, word};
 use super::refuse;
-use super::single::{FILL, Operands, launch, word};
 use super::view::View;
 use crate::Device;
 use crate::error::Result;
@@ -122,7 +122,7 @@ fn dispatch(
         if groups[0] > MAX_GROUPS {
             return refuse(op, format!("{places} places of one sample; kernels take fewer"));
         }
-        launch(device, op, &Kernel::Conv(key), &bound, bytemuck::bytes_of(&params), groups)?;
+        launch_once(device, op, &Kernel::Conv(key), &bound, bytemuck::bytes_of(&params), groups)?;
         left -= params.batch;
         params.offsets[0] = params.offsets[0].wrapping_add(params.batch.wrapping_mul(params.out_strides[0]));
         params.offsets[1] = params.offsets[1].wrapping_add(params.batch.wrapping_mul(params.x_strides[0]));

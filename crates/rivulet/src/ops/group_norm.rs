@@ -1,4 +1,4 @@
-use super::single::{Operands, launch, word};
+use super::launch::{Operands, launch_once, word};
 use super::view::View;
 use super::{DType, refuse};
 use crate::Device;
@@ -87,7 +87,7 @@ pub fn group_norm(
     bound.extend([(out, Write), (x, Read)]);
     bound.extend(affine.into_iter().flatten().map(|view| (view, Read)));
     bound.extend(stats.into_iter().flatten().map(|view| (view, Write)));
-    launch(device, op, &Kernel::Row(key), &bound, bytemuck::bytes_of(&params), key.groups(word(rows)))
+    launch_once(device, op, &Kernel::Row(key), &bound, bytemuck::bytes_of(&params), key.groups(word(rows)))
 }
 
 /// How the statistics of [`batch_norm`] are spread.
@@ -162,5 +162,5 @@ pub fn batch_norm(
     bound.extend([(out, Write), (x, Read), (mean, Read), (spread, Read)]);
     bound.extend(affine.into_iter().flatten().map(|view| (view, Read)));
     let groups = key.groups(out.first(), count);
-    launch(device, op, &Kernel::ChannelNorm(key), &bound, bytemuck::bytes_of(&params), groups)
+    launch_once(device, op, &Kernel::ChannelNorm(key), &bound, bytemuck::bytes_of(&params), groups)
 }

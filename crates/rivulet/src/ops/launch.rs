@@ -14,6 +14,17 @@ use smallvec::SmallVec;
 /// Operands of a kernel that are held without allocating.
 const INLINE: usize = 6;
 
+/// Workgroups that keep any device busy; more parts than that only cost memory.
+pub(super) const FILL: u32 = 512;
+
+/// Operands of one dispatch, in binding order.
+pub(super) type Operands<'v, 'b> = SmallVec<[(&'v View<'b>, Access); 8]>;
+
+/// A number of elements as kernels count; a checked view holds no more.
+pub(super) fn word(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 /// A kernel with its operands, in an open recorder.
 pub(super) struct Dispatcher<'r> {
     recorder: &'r mut dyn Recorder,
@@ -52,6 +63,18 @@ pub(super) fn launch(
         dispatches(&mut Dispatcher { recorder, pipeline, operands: &bound })
     })?;
     Ok(())
+}
+
+/// Records an op of one dispatch; see [`launch`].
+pub(super) fn launch_once(
+    device: &Device,
+    op: &'static str,
+    kernel: &Kernel,
+    operands: &[(&View<'_>, Access)],
+    params: &[u8],
+    groups: [u32; 3],
+) -> Result<()> {
+    launch(device, op, kernel, operands, |dispatcher| dispatcher.run(params, groups))
 }
 
 /// Fails where the device cannot run kernels that need these features.

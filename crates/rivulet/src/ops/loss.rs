@@ -1,4 +1,5 @@
-use super::single::{Operands, Scratch, launch, word};
+use super::launch::{Operands, launch_once, word};
+use super::temporary::Temporary;
 use super::view::View;
 use super::{DType, Op, Scalar, pointwise, refuse, sort};
 use crate::Device;
@@ -112,7 +113,7 @@ pub fn nll_loss(
     bound.extend([(x, Read), (operands.target, Read)]);
     bound.extend(operands.weight.map(|weight| (weight, Read)));
     let groups = key.groups(out.first(), params.rows, params.classes);
-    launch(device, op, &Kernel::Nll(key), &bound, bytemuck::bytes_of(&params), groups)
+    launch_once(device, op, &Kernel::Nll(key), &bound, bytemuck::bytes_of(&params), groups)
 }
 
 /// The gradient of the input of [`nll_loss`], from that of the loss and, for a mean, the sum of the weights.
@@ -153,7 +154,7 @@ pub fn nll_loss_backward(
     }
     bound.extend(operands.weight.map(|weight| (weight, Read)));
     let groups = key.groups(out.first(), params.rows, params.classes);
-    launch(device, op, &Kernel::Nll(key), &bound, bytemuck::bytes_of(&params), groups)
+    launch_once(device, op, &Kernel::Nll(key), &bound, bytemuck::bytes_of(&params), groups)
 }
 
 /// The gradient of an embedding's table: out is `[rows, size]`, indices any shape of int64 or int32, gradient that
@@ -201,9 +202,9 @@ pub fn embedding_backward(
     flat.shape = [count].into_iter().collect();
     flat.strides = [1].into_iter().collect();
     let (sorted, order) =
-        (Scratch::new(device, indices.dtype, count)?, Scratch::new(device, DType::I64, count)?);
-    let sorted = sorted.view(op, indices.dtype, &[count])?;
-    let order = order.view(op, DType::I64, &[count])?;
+        (Temporary::new(device, indices.dtype, count)?, Temporary::new(device, DType::I64, count)?);
+    let sorted = sorted.view(indices.dtype, &[count]);
+    let order = order.view(DType::I64, &[count]);
     sort(device, &sorted, &order, &flat, 0, false)?;
     let key = EmbeddingGradient { dtype: out.dtype, index: indices.dtype, by_frequency };
     let params = EmbeddingGradientParams {
@@ -215,5 +216,5 @@ pub fn embedding_backward(
     };
     let bound = [(out, Write), (&sorted, Read), (&order, Read), (gradient, Read)];
     let groups = key.groups(params.count, params.size);
-    launch(device, op, &Kernel::EmbeddingGradient(key), &bound, bytemuck::bytes_of(&params), groups)
+    launch_once(device, op, &Kernel::EmbeddingGradient(key), &bound, bytemuck::bytes_of(&params), groups)
 }

@@ -28,7 +28,6 @@ mod pointwise;
 mod random;
 mod reduce;
 mod rows;
-mod single;
 mod sort;
 mod temporary;
 mod view;

@@ -1,4 +1,5 @@
-use super::single::{FILL, Operands, Scratch, launch, word};
+use super::launch::{FILL, Operands, launch_once, word};
+use super::temporary::Temporary;
 use super::view::View;
 use super::{DType, refuse};
 use crate::Device;
@@ -131,7 +132,7 @@ fn input_gradient(
     bound.extend(weight.map(|weight| (weight, Read)));
     bound.extend(mean.map(|mean| (mean, Read)));
     bound.push((*rstd, Read));
-    launch(device, op, &Kernel::Row(key), &bound, bytemuck::bytes_of(&params), key.groups(rows))
+    launch_once(device, op, &Kernel::Row(key), &bound, bytemuck::bytes_of(&params), key.groups(rows))
 }
 
 fn column_sums(
@@ -148,11 +149,11 @@ fn column_sums(
     let chunks = rows.div_ceil(chunk).max(1);
     let shape = [u64::from(chunks), u64::from(size)];
     let parts = |out: Option<&View<'_>>| {
-        out.map(|_| Scratch::new(device, DType::F32, shape[0] * shape[1])).transpose()
+        out.map(|_| Temporary::new(device, DType::F32, shape[0] * shape[1])).transpose()
     };
     let (weight_parts, bias_parts) = (parts(out_weight)?, parts(out_bias)?);
-    let weight = weight_parts.as_ref().map(|parts| parts.view(op, DType::F32, &shape)).transpose()?;
-    let bias = bias_parts.as_ref().map(|parts| parts.view(op, DType::F32, &shape)).transpose()?;
+    let weight = weight_parts.as_ref().map(|parts| parts.view(DType::F32, &shape));
+    let bias = bias_parts.as_ref().map(|parts| parts.view(DType::F32, &shape));
     let key = NormColumns {
         weight: weight.is_some(),
         bias: bias.is_some(),
@@ -178,7 +179,7 @@ fn column_sums(
         bound.push((*rstd, Read));
     }
     let groups = key.groups(size, chunks);
-    launch(device, op, &Kernel::NormColumns(key), &bound, bytemuck::bytes_of(&params), groups)?;
+    launch_once(device, op, &Kernel::NormColumns(key), &bound, bytemuck::bytes_of(&params), groups)?;
     for (parts, out) in [(&weight, out_weight), (&bias, out_bias)] {
         if let (Some(parts), Some(out)) = (parts, out) {
             sum_chunks(device, op, parts, out, chunks, size)?;
@@ -216,5 +217,5 @@ fn sum_chunks(
         ..ReduceParams::default()
     };
     let bound = [(out, Write), (parts, Read)];
-    launch(device, op, &Kernel::Reduce(key), &bound, bytemuck::bytes_of(&params), key.groups(size, 1))
+    launch_once(device, op, &Kernel::Reduce(key), &bound, bytemuck::bytes_of(&params), key.groups(size, 1))
 }

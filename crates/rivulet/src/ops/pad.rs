@@ -1,5 +1,5 @@
+use super::launch::{launch_once, word};
 use super::refuse;
-use super::single::{launch, word};
 use super::view::View;
 use crate::Device;
 use crate::error::Result;
@@ -61,7 +61,14 @@ fn dispatch(
         return Ok(());
     }
     let groups = key.groups(out.first(), params.count);
-    launch(device, op, &Kernel::Pad(key), &[(out, Write), (x, Read)], bytemuck::bytes_of(&params), groups)
+    launch_once(
+        device,
+        op,
+        &Kernel::Pad(key),
+        &[(out, Write), (x, Read)],
+        bytemuck::bytes_of(&params),
+        groups,
+    )
 }
 
 /// Pads the last dimensions of x by what is there: `padding` holds places before and after, of the last dimension

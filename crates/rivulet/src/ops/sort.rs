@@ -1,4 +1,5 @@
-use super::single::{Scratch, launch, word};
+use super::launch::{launch_once, word};
+use super::temporary::Temporary;
 use super::view::View;
 use super::{DType, refuse};
 use crate::Device;
@@ -61,28 +62,28 @@ pub fn sort(
     if runs == 1 {
         let (kernel, groups) = step(SortStep::Rows);
         let bound = [(values, Write), (indices, Write), (x, Read)];
-        return launch(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups);
+        return launch_once(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups);
     }
     let key = Sort::key(x.dtype);
     let shape = [u64::from(rows), u64::from(size)];
-    let scratch = |dtype| Scratch::new(device, dtype, x.count());
+    let scratch = |dtype| Temporary::new(device, dtype, x.count());
     let keys = [scratch(key)?, scratch(key)?];
     let places = [scratch(DType::I32)?, scratch(DType::I32)?];
-    let keys = [keys[0].view(op, key, &shape)?, keys[1].view(op, key, &shape)?];
-    let places = [places[0].view(op, DType::I32, &shape)?, places[1].view(op, DType::I32, &shape)?];
+    let keys = [keys[0].view(key, &shape), keys[1].view(key, &shape)];
+    let places = [places[0].view(DType::I32, &shape), places[1].view(DType::I32, &shape)];
     let (kernel, groups) = step(SortStep::Runs);
     let bound = [(&keys[0], Write), (&places[0], Write), (x, Read)];
-    launch(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups)?;
+    launch_once(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups)?;
     let mut from = 0;
     let (kernel, groups) = step(SortStep::Merge);
     while params.width < size {
         let to = 1 - from;
         let bound = [(&keys[to], Write), (&places[to], Write), (&keys[from], Read), (&places[from], Read)];
-        launch(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups)?;
+        launch_once(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups)?;
         from = to;
         params.width *= 2;
     }
     let (kernel, groups) = step(SortStep::Finish);
     let bound = [(values, Write), (indices, Write), (&places[from], Read), (x, Read)];
-    launch(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups)
+    launch_once(device, op, &kernel, &bound, bytemuck::bytes_of(&params), groups)
 }

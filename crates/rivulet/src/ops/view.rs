@@ -135,6 +135,32 @@ impl<'b> View<'b> {
         no_kernel(op, format!("{name} of {shape:?} reaches element {last}; kernels reach {}", i32::MAX))
     }
 
+    /// Fails unless elements follow one another in row-major order, inside the block.
+    pub(super) fn check_dense(&self, op: &'static str, name: &str) -> Result<()> {
+        self.check(op, name)?;
+        if self.count() == 0 || self.is_dense() {
+            return Ok(());
+        }
+        let (shape, strides) = (&self.shape, &self.strides);
+        refuse(op, format!("{name} of shape {shape:?} has strides {strides:?}; it must be dense"))
+    }
+
+    /// Fails unless the shape is `shape`.
+    pub(super) fn check_shape(&self, op: &'static str, name: &str, shape: &[u64]) -> Result<()> {
+        if self.shape.as_slice() == shape {
+            return Ok(());
+        }
+        refuse(op, format!("{name} has shape {:?}; it must be {shape:?}", self.shape))
+    }
+
+    /// Fails unless the element type is `dtype`.
+    pub(super) fn check_dtype(&self, op: &'static str, name: &str, dtype: DType) -> Result<()> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        refuse(op, format!("{name} is {}; it must be {}", self.dtype.name(), dtype.name()))
+    }
+
     /// The whole block as an operand of a dispatch.
     #[inline]
     pub(super) fn operand(&self, op: &'static str, write: bool, most: u64) -> Result<Operand<'b>> {
