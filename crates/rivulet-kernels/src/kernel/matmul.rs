@@ -239,12 +239,14 @@ impl Matmul {
             Some(_) if self.quads() => {
                 concat!(
                     include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                    include_str!("../../wgsl/kernel/matmul_store.wgsl"),
                     include_str!("../../wgsl/kernel/matmul_quads.wgsl")
                 )
             }
             Some(_) => {
                 concat!(
                     include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                    include_str!("../../wgsl/kernel/matmul_store.wgsl"),
                     include_str!("../../wgsl/kernel/matmul_tile.wgsl")
                 )
             }

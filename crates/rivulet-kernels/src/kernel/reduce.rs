@@ -357,8 +357,11 @@ impl Reduce {
                 )
             }
         };
-        // The shared-memory half goes in first: markers inside markers are replaced one level deep.
-        let fold = fold.replace("$SHARE", if group { share } else { "" });
+        // The common beginning and the shared-memory half go in first: markers inside markers are replaced one level
+        // deep.
+        let fold = fold
+            .replace("$MAIN", include_str!("../../wgsl/kernel/reduce_main.wgsl").trim_end())
+            .replace("$SHARE", if group { share } else { "" });
         shader.set("FOLD", fold).finish()
     }
 

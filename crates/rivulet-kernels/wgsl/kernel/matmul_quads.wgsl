@@ -24,17 +24,6 @@ fn keep(slot_a: u32, slot_b: u32, local: u32, a: vec4<f32>, b: vec4<f32>) {
 $KEEP_A
 $KEEP_B
 }
-fn store_four(base: vec4<u32>, row: u32, column: u32, sums: vec4<f32>) {
-    if (row >= p.m) {
-        return;
-    }
-    for (var j = 0u; j < 4u; j += $PAIRu) {
-        if (column + j < p.n) {
-            let to = base.x + row * p.edges.x + column + j;
-            $STORE
-        }
-    }
-}
 
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {

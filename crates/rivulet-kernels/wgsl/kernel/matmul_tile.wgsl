@@ -15,17 +15,6 @@ fn fetch_b(base: u32, k: u32, column: u32) -> f32 {
     }
     return 0.0;
 }
-fn store_four(base: vec4<u32>, row: u32, column: u32, sums: vec4<f32>) {
-    if (row >= p.m) {
-        return;
-    }
-    for (var j = 0u; j < 4u; j += $PAIRu) {
-        if (column + j < p.n) {
-            let to = base.x + row * p.edges.x + column + j;
-            $STORE
-        }
-    }
-}
 
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {

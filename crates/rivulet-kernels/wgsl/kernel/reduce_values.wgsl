@@ -12,17 +12,7 @@ fn fold(base: u32, first: u32, step: u32, end: u32) -> $A {
     }
     return total;
 }
-$SHARE
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let o = $RESULT_INDEX;
-    if (o >= p.kept * p.chunks) {
-        return;
-    }
+$MAIN
     let start = o / p.kept * p.chunk;
     let end = min(start + p.chunk, p.count);
     let base = kept_place(o);

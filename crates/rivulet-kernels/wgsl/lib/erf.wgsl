@@ -23,12 +23,8 @@ fn erf_f32(x: f32) -> f32 {
     r = fma(r, s, 1.28379166e-1);
     return fma(r, x, x);
 }
-fn erfc_f32(x: f32) -> f32 {
-    let z = abs(x);
-    if (z < 0.5) {
-        return 1.0 - erf_f32(x);
-    }
-    let t = 1.0 / fma(0.5, z, 1.0);
+// log(erfc(z) e^(z^2) / t) of t = 1 / (1 + z / 2).
+fn erfc_exponent(t: f32) -> f32 {
     var y = 0.17087277;
     y = fma(y, t, -0.82215223);
     y = fma(y, t, 1.48851587);
@@ -39,6 +35,15 @@ fn erfc_f32(x: f32) -> f32 {
     y = fma(y, t, 0.37409196);
     y = fma(y, t, 1.00002368);
     y = fma(y, t, -1.26551223);
+    return y;
+}
+fn erfc_f32(x: f32) -> f32 {
+    let z = abs(x);
+    if (z < 0.5) {
+        return 1.0 - erf_f32(x);
+    }
+    let t = 1.0 / fma(0.5, z, 1.0);
+    let y = erfc_exponent(t);
     // z^2 as an exact square and the rest, each under an exponential of its own.
     let whole = upper(z);
     let tail = t * exp_f32(-whole * whole) * exp_f32((whole - z) * (whole + z) + y);

@@ -43,16 +43,7 @@ fn f_erfinv(x: f32) -> f32 {
 fn erfcx_f32(x: f32) -> f32 {
     let z = abs(x);
     let t = 1.0 / fma(0.5, z, 1.0);
-    var y = 0.17087277;
-    y = fma(y, t, -0.82215223);
-    y = fma(y, t, 1.48851587);
-    y = fma(y, t, -1.13520398);
-    y = fma(y, t, 0.27886807);
-    y = fma(y, t, -0.18628806);
-    y = fma(y, t, 0.09678418);
-    y = fma(y, t, 0.37409196);
-    y = fma(y, t, 1.00002368);
-    y = fma(y, t, -1.26551223);
+    let y = erfc_exponent(t);
     let value = t * exp_f32(y);
     if (x >= 0.0) {
         return value;
