@@ -68,7 +68,7 @@ struct Plan {
   explicit Plan(const c10::OperatorHandle& op) {
     const auto& schema = op.schema();
     const auto& full = op.operator_name();
-    name = full.overload_name.empty() ? full.name : full.name + "." + full.overload_name;
+    name = c10::toString(full);
     id = rivulet_op_id(name.c_str());
     accepts_cpu = accepts_cpu_operands(full.name);
     native = is_native(full.name);
@@ -249,12 +249,9 @@ class OpKernel final : public c10::OperatorKernel {
 
 template <c10::DispatchKey layout>
 void take(torch::Library& aten, const c10::OperatorHandle& op) {
-  const auto& full = op.operator_name();
-  auto name = full.name.substr(full.name.find("::") + 2);
-  if (!full.overload_name.empty()) {
-    name += "." + full.overload_name;
-  }
-  aten.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<OpKernel<layout>>(op)));
+  aten.impl(
+      c10::toString(op.operator_name()).c_str(),
+      torch::CppFunction::makeFromBoxedFunctor(std::make_unique<OpKernel<layout>>(op)));
 }
 
 // Ops that no kernel was registered for by name: other layouts, libraries loaded later.

@@ -97,11 +97,8 @@ struct Facts {
 
 template <typename Op>
 Facts facts_of() {
-  std::string name = Op::name;
-  if (Op::overload_name[0] != '\0') {
-    name += std::string(".") + Op::overload_name;
-  }
-  return {rivulet_op_id(name.c_str()), is_native(Op::name), native_key({Op::name, Op::overload_name})};
+  c10::OperatorName name(Op::name, Op::overload_name);
+  return {rivulet_op_id(c10::toString(name).c_str()), is_native(Op::name), native_key(name)};
 }
 
 template <typename Op, typename Signature = typename Op::schema>
@@ -148,11 +145,9 @@ void take(torch::Library& aten) {
   if (op && op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
     return; // has a shorter way
   }
-  std::string name = std::string(Op::name).substr(sizeof("aten::") - 1);
-  if (Op::overload_name[0] != '\0') {
-    name += std::string(".") + Op::overload_name;
-  }
-  aten.impl(name.c_str(), torch::CppFunction::makeFromUnboxedFunction(TORCH_FN((Hot<Op>::call))));
+  aten.impl(
+      c10::toString(c10::OperatorName(Op::name, Op::overload_name)).c_str(),
+      torch::CppFunction::makeFromUnboxedFunction(TORCH_FN((Hot<Op>::call))));
 }
 
 template <typename... Ops>

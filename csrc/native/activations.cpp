@@ -46,16 +46,6 @@ bool threshold(const at::TensorIteratorBase& iter, const c10::Scalar& threshold,
 }
 
 // PyTorch's CPU code gives dense tensors of this gradient to oneDNN, without a stub.
-template <typename Op, typename... Args>
-decltype(auto) on_cpu(const at::Tensor& written, const at::Tensor& read, const at::Tensor& also, Args&&... args) {
-  HostSection section;
-  section.add(written, true);
-  section.add(read, false);
-  section.add(also, false);
-  section.begin();
-  return Op::redispatch(kCpu, std::forward<Args>(args)...);
-}
-
 at::Tensor gelu_backward(const at::Tensor& grad, const at::Tensor& x, std::string_view approximate) {
   if (grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type()) {
     at::Tensor out = at::empty_like(grad);
@@ -68,12 +58,12 @@ at::Tensor gelu_backward(const at::Tensor& grad, const at::Tensor& x, std::strin
       return out;
     }
   }
-  return on_cpu<at::_ops::gelu_backward>(at::Tensor(), grad, x, grad, x, approximate);
+  return on_the_host<at::_ops::gelu_backward>(grad, x, approximate);
 }
 
 at::Tensor& gelu_backward_out(
     const at::Tensor& grad, const at::Tensor& x, std::string_view approximate, at::Tensor& out) {
-  return on_cpu<at::_ops::gelu_backward_grad_input>(out, grad, x, grad, x, approximate, out);
+  return on_the_host<at::_ops::gelu_backward_grad_input>(grad, x, approximate, out);
 }
 
 } // namespace
@@ -101,10 +91,6 @@ void hook_activations() {
   });
   hook(GeluKernel, [](const at::TensorIteratorBase& iter, GeluType type) {
     return call_pointwise(type == GeluType::Tanh ? pointwise_op<"gelu_tanh">() : pointwise_op<"gelu">(), iter);
-  });
-  hook(GeluBackwardKernel, [](const at::TensorIteratorBase& iter, GeluType type) {
-    return call_pointwise(
-        type == GeluType::Tanh ? pointwise_op<"gelu_tanh_backward">() : pointwise_op<"gelu_backward">(), iter);
   });
   hook(hardtanh_backward_stub, Pointwise<"hardtanh_backward">{});
   hook(hardsigmoid_stub, Pointwise<"hardsigmoid">{});

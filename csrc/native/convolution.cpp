@@ -99,7 +99,7 @@ Tensor convolution(
   HostSection section;
   section.add(x, false);
   section.add(weight, false);
-  section.note(bias);
+  section.note(bias, false);
   section.begin();
   return at::convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups);
 }

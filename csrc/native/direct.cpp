@@ -125,6 +125,19 @@ struct Gelu {
   }
 };
 
+struct Product {
+  template <typename Made>
+  bool operator()(const Made& made, const Tensor& a, const Tensor& b) const {
+    return product(made.out, a, b);
+  }
+  template <typename Made>
+  bool operator()(
+      const Made& made, const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
+      const Scalar& alpha) const {
+    return product(made.out, a, b, &self, beta, alpha);
+  }
+};
+
 template <typename Op, typename Meta, typename Native, bool in_place = false, typename Signature = typename Op::schema>
 struct Direct;
 
@@ -151,12 +164,9 @@ struct Direct<Op, Meta, Native, in_place, R(Args...)> {
 
 template <typename Op, typename Meta, typename Native, bool in_place = false>
 void take(torch::Library& aten) {
-  std::string name = std::string(Op::name).substr(sizeof("aten::") - 1);
-  if (Op::overload_name[0] != '\0') {
-    name += std::string(".") + Op::overload_name;
-  }
   aten.impl(
-      name.c_str(), torch::CppFunction::makeFromUnboxedFunction(TORCH_FN((Direct<Op, Meta, Native, in_place>::call))));
+      c10::toString(c10::OperatorName(Op::name, Op::overload_name)).c_str(),
+      torch::CppFunction::makeFromUnboxedFunction(TORCH_FN((Direct<Op, Meta, Native, in_place>::call))));
 }
 
 // relu has no meta class.
@@ -169,41 +179,6 @@ Tensor relu(const Tensor& self) {
     }
   }
   return hot::Hot<at::_ops::relu>::call(self);
-}
-
-// --- products ---
-
-template <typename Op, typename Meta, typename Signature = typename Op::schema>
-struct DirectProduct;
-
-template <typename Op, typename Meta, typename... Args>
-struct DirectProduct<Op, Meta, Tensor(Args...)> {
-  static Tensor call(Args... args) {
-    if (C10_LIKELY(has_kernels() && (is_plain_argument(args) && ...))) {
-      Result<Meta, OnDevice> result;
-      result.meta(args...);
-      if (multiply(result.out, args...)) {
-        return std::move(result.out);
-      }
-    }
-    return hot::Hot<Op>::call(args...);
-  }
-
- private:
-  static bool multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
-    return product(out, a, b);
-  }
-  static bool multiply(
-      const Tensor& out, const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta,
-      const Scalar& alpha) {
-    return product(out, a, b, &self, beta, alpha);
-  }
-};
-
-template <typename Op, typename Meta>
-void take_product(torch::Library& aten) {
-  std::string name = std::string(Op::name).substr(sizeof("aten::") - 1);
-  aten.impl(name.c_str(), torch::CppFunction::makeFromUnboxedFunction(TORCH_FN((DirectProduct<Op, Meta>::call))));
 }
 
 bool wants_gradient(const Tensor& tensor) {
@@ -273,10 +248,10 @@ void register_direct(torch::Library& aten, torch::Library& autograd) {
   take<ops::silu, meta::structured_silu, Plain<"silu">>(aten);
   take<ops::gelu, meta::structured_gelu, Gelu>(aten);
   aten.impl("relu", relu);
-  take_product<ops::mm, meta::structured_mm>(aten);
-  take_product<ops::bmm, meta::structured_bmm>(aten);
-  take_product<ops::addmm, meta::structured_addmm>(aten);
-  take_product<ops::baddbmm, meta::structured_baddbmm>(aten);
+  take<ops::mm, meta::structured_mm, Product>(aten);
+  take<ops::bmm, meta::structured_bmm, Product>(aten);
+  take<ops::addmm, meta::structured_addmm, Product>(aten);
+  take<ops::baddbmm, meta::structured_baddbmm, Product>(aten);
   aten.impl("linear", linear_below_autograd);
   autograd.impl("linear", linear_autograd);
 }

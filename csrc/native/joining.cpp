@@ -77,10 +77,7 @@ Tensor cat(const at::ITensorListRef& list, int64_t dim) {
     join(out, tensors, layout->dim);
     return out;
   }
-  HostSection section;
-  section.note(tensors);
-  section.begin();
-  return at::_ops::cat::redispatch(kCpu, list, dim);
+  return on_the_host<at::_ops::cat>(list, dim);
 }
 
 Tensor& cat_out(const at::ITensorListRef& list, int64_t dim, Tensor& out) {
@@ -97,11 +94,7 @@ Tensor& cat_out(const at::ITensorListRef& list, int64_t dim, Tensor& out) {
     join(out, tensors, layout->dim);
     return out;
   }
-  HostSection section;
-  section.note(tensors);
-  section.add(out, true);
-  section.begin();
-  return at::_ops::cat_out::redispatch(kCpu, list, dim, out);
+  return on_the_host<at::_ops::cat_out>(list, dim, out);
 }
 
 } // namespace

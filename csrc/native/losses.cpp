@@ -56,12 +56,7 @@ std::tuple<Tensor, Tensor> nll_loss(
       return {out, total};
     }
   }
-  HostSection section;
-  section.add(x, false);
-  section.add(target, false);
-  section.note(weight);
-  section.begin();
-  return Op::redispatch(kCpu, x, target, weight, reduction, ignored);
+  return on_the_host<Op>(x, target, weight, reduction, ignored);
 }
 
 template <typename Op>
@@ -80,14 +75,7 @@ Tensor nll_loss_backward(
       return out;
     }
   }
-  HostSection section;
-  section.add(grad, false);
-  section.add(x, false);
-  section.add(target, false);
-  section.note(weight);
-  section.add(total, false);
-  section.begin();
-  return Op::redispatch(kCpu, grad, x, target, weight, reduction, ignored, total);
+  return on_the_host<Op>(grad, x, target, weight, reduction, ignored, total);
 }
 
 Tensor embedding_dense_backward(
@@ -107,11 +95,7 @@ Tensor embedding_dense_backward(
       return out;
     }
   }
-  HostSection section;
-  section.add(grad, false);
-  section.add(indices, false);
-  section.begin();
-  return at::_ops::embedding_dense_backward::redispatch(kCpu, grad, indices, rows, padding, by_frequency);
+  return on_the_host<at::_ops::embedding_dense_backward>(grad, indices, rows, padding, by_frequency);
 }
 
 template <bool largest>
@@ -124,15 +108,10 @@ void extremes(const Tensor& x, Tensor& values, Tensor& places, int64_t dim) {
   if (recorded) {
     return;
   }
-  HostSection section;
-  section.add(x, false);
-  section.add(values, true);
-  section.add(places, true);
-  section.begin();
   if constexpr (largest) {
-    at::_ops::_cummax_helper::redispatch(kCpu, x, values, places, dim);
+    on_the_host<at::_ops::_cummax_helper>(x, values, places, dim);
   } else {
-    at::_ops::_cummin_helper::redispatch(kCpu, x, values, places, dim);
+    on_the_host<at::_ops::_cummin_helper>(x, values, places, dim);
   }
 }
 

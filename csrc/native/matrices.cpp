@@ -28,10 +28,7 @@ Tensor side(const Tensor& x, int64_t diagonal) {
       return out;
     }
   }
-  HostSection section;
-  section.add(x, false);
-  section.begin();
-  return Op::redispatch(kCpu, x, diagonal);
+  return on_the_host<Op>(x, diagonal);
 }
 
 template <typename Op, Name name>
@@ -39,10 +36,7 @@ Tensor& side_(Tensor& x, int64_t diagonal) {
   if (keep_side(pointwise_op<name>(), x, x, diagonal)) {
     return x;
   }
-  HostSection section;
-  section.add(x, true);
-  section.begin();
-  return Op::redispatch(kCpu, x, diagonal);
+  return on_the_host<Op>(x, diagonal);
 }
 
 template <typename Op, Name name>
@@ -53,11 +47,7 @@ Tensor& side_out(const Tensor& x, int64_t diagonal, Tensor& out) {
       return out;
     }
   }
-  HostSection section;
-  section.add(x, false);
-  section.add(out, true);
-  section.begin();
-  return Op::redispatch(kCpu, x, diagonal, out);
+  return on_the_host<Op>(x, diagonal, out);
 }
 
 Tensor& eye_out(int64_t rows, int64_t columns, Tensor& out) {
@@ -68,10 +58,7 @@ Tensor& eye_out(int64_t rows, int64_t columns, Tensor& out) {
       return out;
     }
   }
-  HostSection section;
-  section.add(out, true);
-  section.begin();
-  return at::_ops::eye_m_out::redispatch(kCpu, rows, columns, out);
+  return on_the_host<at::_ops::eye_m_out>(rows, columns, out);
 }
 
 Tensor& eye_square_out(int64_t size, Tensor& out) {
@@ -91,10 +78,7 @@ Tensor& randperm_out(int64_t size, std::optional<at::Generator> generator, Tenso
     out.copy_(std::get<1>(keys.sort(/*stable=*/true, 0, /*descending=*/false)));
     return out;
   }
-  HostSection section;
-  section.add(out, true);
-  section.begin();
-  return at::_ops::randperm_generator_out::redispatch(kCpu, size, std::move(generator), out);
+  return on_the_host<at::_ops::randperm_generator_out>(size, std::move(generator), out);
 }
 
 // Comparisons of every element with every test element; beyond this many, sorting on the CPU is better.
@@ -106,11 +90,7 @@ Tensor isin(const Tensor& elements, const Tensor& tests, bool unique, bool inver
     Tensor found = elements.unsqueeze(-1).eq(tests.reshape({-1})).any(-1);
     return invert ? found.logical_not() : found;
   }
-  HostSection section;
-  section.add(elements, false);
-  section.add(tests, false);
-  section.begin();
-  return at::_ops::isin_Tensor_Tensor::redispatch(kCpu, elements, tests, unique, invert);
+  return on_the_host<at::_ops::isin_Tensor_Tensor>(elements, tests, unique, invert);
 }
 
 Tensor nansum(const Tensor& x, at::OptionalIntArrayRef dims, bool keepdim, std::optional<c10::ScalarType> dtype) {

@@ -38,11 +38,7 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   if (plain && copy_elements(self, source)) {
     return self;
   }
-  HostSection section;
-  section.add(self, true);
-  section.add(source, false);
-  section.begin();
-  return at::_ops::copy_::redispatch(kCpu, self, source, non_blocking);
+  return on_the_host<at::_ops::copy_>(self, source, non_blocking);
 }
 
 bool fill_elements(const Tensor& self, const c10::Scalar& value) {
@@ -57,10 +53,7 @@ Tensor& fill_with(Tensor& self, const c10::Scalar& value) {
   if (fill_elements(self, value)) {
     return self;
   }
-  HostSection section;
-  section.add(self, true);
-  section.begin();
-  return at::_ops::fill__Scalar::redispatch(kCpu, self, value);
+  return on_the_host<at::_ops::fill__Scalar>(self, value);
 }
 
 Tensor& zero_(Tensor& self) {
@@ -156,8 +149,7 @@ void Nested::note(const char* name) {
 }
 
 c10::DispatchKey native_key(const c10::OperatorName& name) {
-  auto full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
-  return with_kernels().count(full) != 0 ? kNested : c10::DispatchKey::CPU;
+  return with_kernels().count(c10::toString(name)) != 0 ? kNested : c10::DispatchKey::CPU;
 }
 
 void register_nested() {
@@ -183,11 +175,7 @@ void register_nested() {
     }
     auto op = dispatcher.findSchema(name);
     if (op && passes(*op)) {
-      auto text = name.name.substr(sizeof("aten::") - 1);
-      if (!name.overload_name.empty()) {
-        text += "." + name.overload_name;
-      }
-      aten.impl(text.c_str(), torch::CppFunction::makeFallthrough());
+      aten.impl(c10::toString(name).c_str(), torch::CppFunction::makeFallthrough());
     }
   }
 }

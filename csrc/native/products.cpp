@@ -71,24 +71,6 @@ struct OnHost {
 template <typename Meta>
 using HostResult = Result<Meta, OnHost>;
 
-// The CPU's kernel for the products that there is no kernel for: integers, float64, complex numbers.
-template <typename Op, typename... Args>
-auto on_the_host(const Args&... args) {
-  HostSection section;
-  (section.note(args), ...);
-  section.begin();
-  return Op::redispatch(kCpu, args...);
-}
-
-template <typename Op, typename... Args>
-Tensor& on_the_host_into(Tensor& out, const Args&... args) {
-  HostSection section;
-  section.add(out, true);
-  (section.note(args), ...);
-  section.begin();
-  return Op::redispatch(kCpu, args..., out);
-}
-
 Tensor mm(const Tensor& a, const Tensor& b) {
   HostResult<at::meta::structured_mm> result;
   result.meta(a, b);
@@ -98,7 +80,7 @@ Tensor mm(const Tensor& a, const Tensor& b) {
 Tensor& mm_out(const Tensor& a, const Tensor& b, Tensor& out) {
   HostResult<at::meta::structured_mm> result(out);
   result.meta(a, b);
-  return product(out, a, b) ? out : on_the_host_into<at::_ops::mm_out>(out, a, b);
+  return product(out, a, b) ? out : on_the_host<at::_ops::mm_out>(a, b, out);
 }
 
 Tensor bmm(const Tensor& a, const Tensor& b) {
@@ -110,7 +92,7 @@ Tensor bmm(const Tensor& a, const Tensor& b) {
 Tensor& bmm_out(const Tensor& a, const Tensor& b, Tensor& out) {
   HostResult<at::meta::structured_bmm> result(out);
   result.meta(a, b);
-  return product(out, a, b) ? out : on_the_host_into<at::_ops::bmm_out>(out, a, b);
+  return product(out, a, b) ? out : on_the_host<at::_ops::bmm_out>(a, b, out);
 }
 
 Tensor addmm(const Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
@@ -126,7 +108,7 @@ Tensor& addmm_out(
   result.meta(self, a, b, beta, alpha);
   return product(out, a, b, &self, beta, alpha)
       ? out
-      : on_the_host_into<at::_ops::addmm_out>(out, self, a, b, beta, alpha);
+      : on_the_host<at::_ops::addmm_out>(self, a, b, beta, alpha, out);
 }
 
 Tensor& addmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
@@ -156,7 +138,7 @@ Tensor& baddbmm_out(
   result.meta(self, a, b, beta, alpha);
   return product(out, a, b, &self, beta, alpha)
       ? out
-      : on_the_host_into<at::_ops::baddbmm_out>(out, self, a, b, beta, alpha);
+      : on_the_host<at::_ops::baddbmm_out>(self, a, b, beta, alpha, out);
 }
 
 Tensor& baddbmm_(Tensor& self, const Tensor& a, const Tensor& b, const Scalar& beta, const Scalar& alpha) {
@@ -183,7 +165,7 @@ Tensor& addmv_out(
   result.meta(self, a, x, beta, alpha);
   return product_with_vector(out, self, a, x, beta, alpha)
       ? out
-      : on_the_host_into<at::_ops::addmv_out>(out, self, a, x, beta, alpha);
+      : on_the_host<at::_ops::addmv_out>(self, a, x, beta, alpha, out);
 }
 
 Tensor& addmv_(Tensor& self, const Tensor& a, const Tensor& x, const Scalar& beta, const Scalar& alpha) {

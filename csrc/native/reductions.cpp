@@ -115,6 +115,7 @@ void hook_reductions() {
     double count = static_cast<double>(iter.numel()) / static_cast<double>(iter.num_output_elements());
     return reduce(reduce_op<"sum">(), iter, 1.0 / count);
   });
+  // Reached by out= alone; without it there is a composition of kernels (matrices.cpp).
   hook(nansum_stub, [](const at::TensorIteratorBase&) { return false; });
   hook(prod_stub, Reduce<"prod">{});
   hook(and_stub, Reduce<"all">{});

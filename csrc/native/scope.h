@@ -59,20 +59,18 @@ class HostSection {
   void add(const at::TensorBase& tensor, bool write = true);
   // Any argument of a kernel.
   template <typename T>
-  void note(const T& argument) {
-    if constexpr (std::is_base_of_v<at::TensorIteratorBase, T> || std::is_base_of_v<at::TensorBase, T>) {
+  void note(const T& argument, bool write = true) {
+    if constexpr (std::is_base_of_v<at::TensorIteratorBase, T>) {
       add(argument);
-    } else if constexpr (std::is_same_v<T, std::optional<at::Tensor>>) {
-      if (argument.has_value()) {
-        add(*argument);
-      }
-    } else if constexpr (std::is_same_v<T, at::Tensor*>) {
+    } else if constexpr (std::is_base_of_v<at::TensorBase, T>) {
+      add(argument, write);
+    } else if constexpr (std::is_same_v<T, std::optional<at::Tensor>> || std::is_same_v<T, at::Tensor*>) {
       if (argument) {
-        add(*argument);
+        add(*argument, write);
       }
-    } else if constexpr (std::is_same_v<T, at::MaterializedITensorListRef>) {
+    } else if constexpr (std::is_same_v<T, at::ITensorListRef>) {
       for (const at::Tensor& tensor : argument) {
-        add(tensor);
+        add(tensor, write);
       }
     }
   }
@@ -97,5 +95,25 @@ class HostSection {
   };
   std::optional<Inside> inside_;
 };
+
+template <typename Op, typename Signature = typename Op::schema>
+struct OnTheHost;
+
+template <typename Op, typename Outcome, typename... Args>
+struct OnTheHost<Op, Outcome(Args...)> {
+  static Outcome call(Args... args) {
+    HostSection section;
+    (section.note(args, std::is_same_v<Args, at::Tensor&>), ...);
+    section.begin();
+    return Op::redispatch(kCpu, std::forward<Args>(args)...);
+  }
+};
+
+// Inside a native op: an op of at::_ops by the CPU's kernel, for what there is no kernel of ours for. It writes what its
+// schema takes as Tensor&.
+template <typename Op, typename... Given>
+decltype(auto) on_the_host(Given&&... given) {
+  return OnTheHost<Op>::call(std::forward<Given>(given)...);
+}
 
 } // namespace rivulet

@@ -37,11 +37,7 @@ Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {
       return out;
     }
   }
-  HostSection section;
-  section.add(self, false);
-  section.add(index, false);
-  section.begin();
-  return at::_ops::index_select::redispatch(kCpu, self, dim, index);
+  return on_the_host<at::_ops::index_select>(self, dim, index);
 }
 
 } // namespace

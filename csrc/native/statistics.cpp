@@ -2,7 +2,6 @@
 #include <ATen/Functions.h>
 #include <ATen/Operators.h>
 
-
 #include "native/call.h"
 #include "native/nested.h"
 #include "native/scope.h"
@@ -59,10 +58,7 @@ Tensor one(const Tensor& x, OptionalIntArrayRef dims, const Correction& correcti
   if (out.defined()) {
     return out;
   }
-  HostSection section;
-  section.add(x, false);
-  section.begin();
-  return Op::redispatch(kCpu, x, dims, correction, keepdim);
+  return on_the_host<Op>(x, dims, correction, keepdim);
 }
 
 template <typename Op, Name name>
@@ -72,10 +68,7 @@ std::tuple<Tensor, Tensor> with_mean(
   if (out.defined()) {
     return {out, at::mean(x, dims, keepdim)};
   }
-  HostSection section;
-  section.add(x, false);
-  section.begin();
-  return Op::redispatch(kCpu, x, dims, correction, keepdim);
+  return on_the_host<Op>(x, dims, correction, keepdim);
 }
 
 } // namespace
