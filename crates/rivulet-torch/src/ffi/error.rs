@@ -36,6 +36,7 @@ impl From<Error> for Failure {
             Error::OutOfMemory { .. } => OUT_OF_MEMORY,
             Error::Interrupted(_) => INTERRUPTED,
             Error::NoSuchStream { .. } | Error::NoSuchPriority { .. } => INVALID,
+            // Refused operands go to PyTorch's own code too, which refuses them in its own words.
             Error::NoKernel { .. } | Error::BadOperand { .. } => NO_KERNEL,
             _ => ERROR,
         };
