@@ -77,10 +77,9 @@ Views::~Views() {
 }
 
 bool Views::recorded(int32_t status) {
-  if (status == RIVULET_NO_KERNEL) {
+  if (!taken(status)) {
     return false;
   }
-  check(status);
   for (auto& moved : moved_) {
     moved.storage->set_data_ptr_noswap(std::move(moved.data));
   }

@@ -17,9 +17,12 @@ IN_FORCE = {
     "PYTORCH_MPS_HIGH_WATERMARK_RATIO": "limit of memory use, as a multiple of the recommended size",
     "RIVULET_ACCELERATOR": "mps or cuda: which of the two has autograd where both are there",
     "RIVULET_ADAPTER": "which adapter to run on",
+    "RIVULET_CACHE_DIR": "folder for compiled kernels; empty: none are kept",
     "RIVULET_DISABLE": "1: Rivulet stays off",
     "RIVULET_LIBRARY": "native library to load instead of the package's",
+    "RIVULET_MIRROR": "1: memory that CPU and device share is used as if it were not, for tests",
     "RIVULET_QUEUES": "hardware queues to use instead of the adapter's own choice",
+    "RIVULET_VALIDATION": "1: Vulkan's validation layer looks on",
     "TORCH_DEVICE_BACKEND_AUTOLOAD": "0: import torch loads no backends, so not Rivulet either",
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,3 +245,10 @@ def test_fallback_counts_are_empty_on_the_host_adapter_and_can_be_reset():
     assert all(isinstance(k, str) and isinstance(v, int) and v > 0 for k, v in counts.items())
     rivulet.reset_fallback_counts()
     assert rivulet.fallback_counts() == {}
+
+
+def test_knows_every_variable_that_the_engine_reads():
+    config = Path(__file__).parents[2] / "crates" / "rivulet" / "src" / "config.rs"
+    names = re.findall(r'^pub const \w+: &str = "((?:MPS|RIVULET)_\w+)";', config.read_text(), re.MULTILINE)
+    assert len(names) >= 10
+    assert [name for name in names if name not in _environment.IN_FORCE] == []

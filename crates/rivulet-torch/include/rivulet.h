@@ -119,6 +119,10 @@ typedef struct {
  * holds them until rivulet_host_end. A block may be named twice. op is from rivulet_op_id. */
 int32_t rivulet_host_begin(uint32_t op, const rivulet_operand *operands, size_t count, rivulet_host_scope *scope);
 void rivulet_host_end(rivulet_host_scope *scope);
+/* Copies `bytes` between CPU memory and `device`, an address inside the block, as an operation of the thread's stream.
+ * Moves these bytes alone. Complete when it returns. RIVULET_NO_KERNEL for adopted memory. op is from rivulet_op_id. */
+int32_t rivulet_read(uint32_t op, const rivulet_block *block, const void *device, void *host, size_t bytes);
+int32_t rivulet_write(uint32_t op, const rivulet_block *block, const void *device, const void *host, size_t bytes);
 /* Threads that a CPU kernel of the calling thread should use now: the machine's cores over the threads that are
  * inside an op, at least 1. 0 where the user has fixed the number through the environment. Called between begin and
  * end. */

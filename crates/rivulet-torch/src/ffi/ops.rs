@@ -1,7 +1,7 @@
 //! Ops on the CPU path.
 
 use super::answer;
-use super::error::{Failure, INVALID, enter, enter_or};
+use super::error::{Failure, INVALID, NO_KERNEL, enter, enter_or};
 use super::life::give_text;
 use crate::python;
 use rivulet::memory::Block;
@@ -11,7 +11,7 @@ use rivulet_hal::sync::{Mutex, Rank};
 use smallvec::SmallVec;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
@@ -129,6 +129,75 @@ unsafe extern "C" fn rivulet_host_end(scope: *mut HostScope) {
         // Also here: a long kernel may end when the interpreter is gone.
         python::stay_if_exiting();
     });
+}
+
+/// The block, the byte of it that lies at `address`, and the op's name.
+///
+/// # Safety
+/// - `block` is null or live for `'b`.
+unsafe fn place<'b>(
+    op_id: u32,
+    block: *const Block,
+    address: *const c_void,
+) -> Result<(&'b Block, u64, &'static str), Failure> {
+    // SAFETY: by contract.
+    let block = unsafe { block.as_ref() }.ok_or_else(|| Failure::new(INVALID, "the block is null"))?;
+    if block.buffer().is_none() {
+        return Err(Failure::new(NO_KERNEL, "adopted memory is copied by the CPU"));
+    }
+    let offset = (address as u64).checked_sub(block.address() as u64);
+    let offset = offset.ok_or_else(|| Failure::new(INVALID, "the address lies before its block"))?;
+    Ok((block, offset, op(op_id).and_then(|op| op.name.get()).copied().unwrap_or(UNNAMED)))
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - `block` is live, and `host` is valid for writes of `bytes` bytes that nobody else uses meanwhile.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_read(
+    op_id: u32,
+    block: *const Block,
+    device: *const c_void,
+    host: *mut u8,
+    bytes: usize,
+) -> i32 {
+    enter(|| {
+        python::stay_if_exiting();
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: by contract.
+        let (block, offset, label) = unsafe { place(op_id, block, device) }?;
+        // SAFETY: by contract; bytes are not 0, so the pointer is not null.
+        let target = unsafe { std::slice::from_raw_parts_mut(host, bytes) };
+        Ok(Device::global()?.read(label, block, offset, target)?)
+    })
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - `block` is live, and `host` is valid for reads of `bytes` bytes that nobody writes meanwhile.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_write(
+    op_id: u32,
+    block: *const Block,
+    device: *const c_void,
+    host: *const u8,
+    bytes: usize,
+) -> i32 {
+    enter(|| {
+        python::stay_if_exiting();
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: by contract.
+        let (block, offset, label) = unsafe { place(op_id, block, device) }?;
+        // SAFETY: by contract; bytes are not 0, so the pointer is not null.
+        let source = unsafe { std::slice::from_raw_parts(host, bytes) };
+        Ok(Device::global()?.write(label, block, offset, source)?)
+    })
 }
 
 /// Ops of a thread between two looks at what the others do; a look reads a word of every slot.
