@@ -34,6 +34,7 @@
 //! | [`Reduce`]: sums, products, extremes and their places, any, all, norms, variance | values, indices (either or both), x | [`params::ReduceParams`] |
 //! | [`Scan`]: cumsum, cumprod, logcumsumexp, cummax, cummin | out, x, indices where there are such | [`params::RowParams`] |
 //! | [`Matmul`]: in batches, bias, activation | out, a, b, bias | [`params::MatmulParams`] |
+//! | [`MatmulJoin`]: what a product in parts along k ends with | out, parts, bias | [`params::MatmulParams`] |
 //! | [`Gather`]: gather, index_select, embedding, index | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`Scatter`]: scatter, scatter_add, scatter_reduce, index_put | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`NormColumns`]: gradients of the weight and bias of layer_norm and rms_norm | weight, bias, gradient, x, mean, rstd | [`params::NormColumnsParams`] |
@@ -69,8 +70,8 @@ pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
     Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, Kernel, Layout,
-    LossReduction, MAX_GROUPS, Mask, Matmul, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode,
-    Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp, RowStore, RowThreads,
-    Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
+    LossReduction, MAX_GROUPS, Mask, Matmul, MatmulJoin, Nll, NllPass, Norm, NormBackward, NormColumns, Op,
+    Pad, PadMode, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp,
+    RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

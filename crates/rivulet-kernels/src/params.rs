@@ -114,8 +114,8 @@ pub struct MatmulParams {
     pub batch_strides: [u32; 4],
     /// Of `a` along rows and along k, of `b` along k and along columns.
     pub strides: [u32; 4],
-    /// Of the output along rows, of the bias along rows and along columns; the last is unused. Columns of the output
-    /// are neighbours.
+    /// Of the output along rows, of the bias along rows and along columns; then from one part's sums to the next's.
+    /// Columns of the output are neighbours.
     pub edges: [u32; 4],
     /// Rows of `a` and of the output.
     pub m: u32,
@@ -129,8 +129,10 @@ pub struct MatmulParams {
     pub alpha: f32,
     /// Factor of the bias.
     pub beta: f32,
-    /// Fills the struct to a multiple of 16 bytes.
-    pub unused: [u32; 2],
+    /// Parts that k is cut into.
+    pub parts: u32,
+    /// Terms of a part: a multiple of 16.
+    pub chunk: u32,
 }
 
 /// Parameters of a reduction. Results are dense, one for each kept place, and with several chunks

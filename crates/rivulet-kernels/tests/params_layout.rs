@@ -26,6 +26,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         activation: None,
         pairs: false,
         quads: false,
+        split: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);
     let attention = Attention {
@@ -45,7 +46,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         ),
         (
             Kernel::Matmul(matmul),
-            fields!(MatmulParams: offsets outer_strides batch_strides strides edges m n k batch alpha beta),
+            fields!(MatmulParams: offsets outer_strides batch_strides strides edges m n k batch alpha beta parts chunk),
         ),
         (
             Kernel::Reduce(reduce),

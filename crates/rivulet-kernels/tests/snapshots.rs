@@ -19,6 +19,7 @@ fn kernels() -> Vec<Kernel> {
             activation: Some(Op::Gelu),
             pairs: true,
             quads: false,
+            split: false,
         })
     };
     vec![

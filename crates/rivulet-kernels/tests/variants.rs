@@ -217,8 +217,9 @@ fn products() -> Vec<Kernel> {
         for bits in 0..32 {
             let (a_along_k, b_along_k, bias, pairs) =
                 (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0);
-            let quads = bits & 16 != 0;
-            if quads && matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8) {
+            let (quads, split) = (bits & 16 != 0, false);
+            let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
+            if quads && skinny && !(a_along_k && b_along_k) {
                 continue;
             }
             for (input, output) in [
@@ -228,9 +229,29 @@ fn products() -> Vec<Kernel> {
                 (DType::BF16, DType::F32),
             ] {
                 for activation in [None, Some(Op::Gelu)] {
-                    let key =
-                        Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads };
+                    let key = Matmul {
+                        input,
+                        output,
+                        tile,
+                        a_along_k,
+                        b_along_k,
+                        bias,
+                        activation,
+                        pairs,
+                        quads,
+                        split,
+                    };
                     kernels.push(Kernel::Matmul(key));
+                    if tile == Tile::Small
+                        && bits & 0b10011 == 0
+                        && input == output
+                        && !(pairs && output == DType::F32)
+                    {
+                        kernels.push(Kernel::MatmulJoin(MatmulJoin { output, bias, activation, pairs }));
+                    }
+                    if !skinny && !bias && activation.is_none() && output == DType::F32 {
+                        kernels.push(Kernel::Matmul(Matmul { split: true, ..key }));
+                    }
                 }
             }
         }
@@ -244,9 +265,9 @@ fn products_on_cooperative_matrices_translate() {
     for bits in 0..16 {
         let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         let output = if bits & 8 != 0 { DType::F32 } else { DType::F16 };
-        let (input, tile, pairs, quads) = (DType::F16, Tile::Cooperative, true, true);
+        let (input, tile, pairs, quads, split) = (DType::F16, Tile::Cooperative, true, true, false);
         let activation = bias.then_some(Op::Gelu);
-        let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads };
+        let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads, split };
         kernels.push(Kernel::Matmul(key));
     }
     check(&kernels);

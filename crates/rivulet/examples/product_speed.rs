@@ -1,8 +1,8 @@
 //! How fast a device multiplies matrices: `cargo run --release -p rivulet --example product_speed -- [adapter]`.
 //!
 //! Prints TFLOP/s (2 n³ a product) of square matrices of each size and type, a row-major product and one by a
-//! transposed right factor, and of a 3 x 3 convolution. Every figure is the best of five rounds of as many products
-//! as take about a tenth of a second, and of one at least.
+//! transposed right factor, of the layers of small models, and of a 3 x 3 convolution. Every figure is the best of five
+//! rounds of as many products as take about a tenth of a second, and of one at least.
 #![allow(clippy::print_stdout, reason = "it is what an example is for")]
 
 use rivulet::memory::Block;
@@ -11,6 +11,27 @@ use rivulet::{Device, DeviceOptions};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::vulkan::{self, Options};
 use std::time::{Duration, Instant};
+
+/// Rows, inputs and outputs of the layers of a small perceptron, of a transformer layer of width 256 and of one of width
+/// 384, one text and 32.
+const LAYERS: [(u64, u64, u64); 16] = [
+    (32, 256, 128),
+    (1, 512, 1024),
+    (1, 1024, 1024),
+    (1, 1024, 512),
+    (32, 512, 1024),
+    (32, 1024, 1024),
+    (32, 1024, 512),
+    (512, 256, 768),
+    (512, 256, 256),
+    (512, 256, 2048),
+    (512, 2048, 256),
+    (32, 384, 1536),
+    (32, 1536, 384),
+    (4096, 384, 384),
+    (4096, 384, 1536),
+    (4096, 1536, 384),
+];
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -59,6 +80,26 @@ fn products(device: &Device, dtype: DType, n: u64) -> Outcome<()> {
     Ok(())
 }
 
+/// `[m, k]` by a linear layer's weight `[n, k]`, a bias added.
+fn layer(device: &Device, dtype: DType, (m, k, n): (u64, u64, u64)) -> Outcome<()> {
+    let [out, x] = [tensor(device, dtype, m * n)?, tensor(device, dtype, m * k)?];
+    let [weight, bias] = [tensor(device, dtype, n * k)?, tensor(device, dtype, n)?];
+    let (out, x) = (View::dense(&out, dtype, &[m, n]), View::dense(&x, dtype, &[m, k]));
+    let mut weight = View::dense(&weight, dtype, &[k, n]);
+    weight.strides = [1, i64::try_from(k)?].into_iter().collect();
+    let mut bias = View::dense(&bias, dtype, &[m, n]);
+    bias.strides = [0, 1].into_iter().collect();
+    let seconds = best(device, || matmul(device, &out, &x, &weight, Some(&bias), 1.0, 1.0, None))?;
+    let operations = 2.0 * (m * n * k) as f64;
+    println!(
+        "{:5} layer {m:5} x {k:4} -> {n:4} {:8.3} TFLOP/s {:9.4} ms",
+        dtype.name(),
+        operations / seconds / 1e12,
+        seconds * 1e3
+    );
+    Ok(())
+}
+
 fn convolution(device: &Device, dtype: DType, batch: u64, channels: u64, side: u64) -> Outcome<()> {
     let count = batch * channels * side * side;
     let [out, x] = [tensor(device, dtype, count)?, tensor(device, dtype, count)?];
@@ -90,6 +131,9 @@ fn main() -> Outcome<()> {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for &n in sizes {
             products(&device, dtype, n)?;
+        }
+        for shape in LAYERS.into_iter().filter(|&(m, ..)| !small || m <= 32) {
+            layer(&device, dtype, shape)?;
         }
         if small {
             convolution(&device, dtype, 1, 16, 16)?;

@@ -247,3 +247,30 @@ fn eight_threads_multiply_by_shared_weights() {
     });
     gpu::clean();
 }
+
+#[test]
+fn long_sums_are_made_in_parts() {
+    let device = device_or_skip!();
+    for (lead, m, k, n) in
+        [(&[][..], 32, 520, 40), (&[2, 3], 17, 301, 33), (&[], 70, 1000, 66), (&[], 384, 1024, 384)]
+    {
+        let sizes = |rows: u64, columns: u64| [lead, &[rows, columns]].concat();
+        for dtype in [DType::F32, DType::BF16] {
+            let [a, b, out] =
+                [&layouts(&sizes(m, k))[0], &layouts(&sizes(k, n))[2], &layouts(&sizes(m, n))[0]];
+            check(&device, dtype, [a, b, out], "long sums");
+        }
+    }
+    // A bias that is the output, and an activation.
+    let (m, k, n) = (20, 400, 36);
+    let (a_values, b_values) = (numbers(DType::F32, m * k, 1), numbers(DType::F32, k * n, 2));
+    let before = numbers(DType::F32, m * n, 3);
+    let a = tensor(&device, DType::F32, &dense(&[m as u64, k as u64]), &a_values);
+    let b = tensor(&device, DType::F32, &dense(&[k as u64, n as u64]), &b_values);
+    let out = tensor(&device, DType::F32, &dense(&[m as u64, n as u64]), &before);
+    matmul(&device, &out.view(), &a.view(), &b.view(), Some(&out.view()), 2.0, -1.0, Some(Op::Relu)).unwrap();
+    let sums = product(&a_values, &b_values, m, k, n);
+    let want: Vec<f64> = sums.iter().zip(&before).map(|((sum, _), old)| (2.0 * sum - old).max(0.0)).collect();
+    assert_close(&out.values(), &want, 1e-4, 1.0, "into the bias");
+    gpu::clean();
+}

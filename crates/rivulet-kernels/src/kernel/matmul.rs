@@ -1,5 +1,6 @@
 //! Matrix products: `out = activation(alpha a b + beta bias)`, in batches, with any strides.
 
+use super::matmul_join::{finished, stored};
 use super::ops::Op;
 use crate::dtype::{DType, Native};
 use crate::features::Features;
@@ -48,9 +49,12 @@ pub struct Matmul {
     /// and `n` are even. Without meaning for wide ones.
     pub pairs: bool,
     /// True where the factors are read four elements at a time: along k or across it, as the flags above say, elements
-    /// are neighbours, their number and all offsets and strides but that are multiples of four. Without meaning for
-    /// skinny tiles.
+    /// are neighbours, their number and all offsets and strides but that are multiples of four. Skinny tiles do so
+    /// where both run along k.
     pub quads: bool,
+    /// True for a part of k in each workgroup: sums of products, which [`MatmulJoin`](super::MatmulJoin) puts together. The output is
+    /// float32, without bias and activation. Not for skinny and cooperative tiles.
+    pub split: bool,
 }
 
 /// A tile: rows and columns of the output, and steps along k.
@@ -133,6 +137,23 @@ impl Tile {
         }
     }
 
+    /// What [`Tile::choose`] says, and how many parts `k` is cut into where the tiles alone would leave much of the
+    /// device without work: each part goes to a workgroup of its own.
+    pub fn split(m: u32, n: u32, k: u32, batches: u32, fill: u32) -> (Self, u32) {
+        let tile = Self::choose(m, n, batches, fill);
+        let groups = |side: u32| m.div_ceil(side).saturating_mul(n.div_ceil(side)).saturating_mul(batches);
+        let parts = |side: u32, least: u32| (2 * fill).div_ceil(groups(side).max(1)).min(k / least);
+        // The larger the tile, the fewer times the factors are read; the larger the part, the less there is to join.
+        let filled = |side: u32, parts: u32| parts.saturating_mul(groups(side)) >= fill;
+        let (large, medium, small) = (parts(128, 512), parts(64, 256), parts(32, 128).max(1));
+        match tile {
+            Self::Medium if large > 1 && filled(128, large) => (Self::Large, large),
+            Self::Small if m > 32 && n > 32 && medium > 1 && filled(64, medium) => (Self::Medium, medium),
+            Self::Small => (Self::Small, small),
+            _ => (tile, 1),
+        }
+    }
+
     pub(super) const fn shape(self) -> Option<Shape> {
         match self {
             Self::Small => Some(Shape::SMALL),
@@ -201,6 +222,9 @@ impl Matmul {
         if self.quads() {
             label += "_quads";
         }
+        if self.split {
+            label += "_split";
+        }
         label
     }
 
@@ -222,7 +246,8 @@ impl Matmul {
     }
 
     fn quads(&self) -> bool {
-        self.tile == Tile::Cooperative || (self.quads && self.tile.shape().is_some())
+        let along_k = self.a_along_k && self.b_along_k;
+        self.tile == Tile::Cooperative || (self.quads && (along_k || self.tile.shape().is_some()))
     }
 
     fn pairs(&self) -> bool {
@@ -264,21 +289,26 @@ impl Matmul {
         } else {
             Access::Load
         };
-        let mut shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
+        let shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
             .compute(Native::F32)
             .operand("out", self.output, store)
             .operand("a", self.input, load)
-            .operand("b", self.input, load);
-        if self.bias {
-            shader = shader.operand("bias", self.output, Access::Load);
-            let bias = "load_bias(base.w + row * p.edges.y + column * p.edges.z)";
-            shader = shader.set("SUM", format!("fma(p.alpha, sum, p.beta * {bias})"));
+            .operand("b", self.input, load)
+            .set("THREADS", self.tile.threads().to_string());
+        let shader = if self.split {
+            let (z, part) = ("group.z / p.parts", "group.z % p.parts");
+            shader
+                .set("BASE", format!("matrices({z}) + vec4<u32>({part} * p.edges.w, 0u, 0u, 0u)"))
+                .set("FIRST", format!("{part} * p.chunk"))
+                .set("END", format!("min(({part} + 1u) * p.chunk, p.k)"))
         } else {
-            shader = shader.set("SUM", "p.alpha * sum");
-        }
-        let activation =
-            self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
-        shader = shader.set("ACTIVATION", activation).set("THREADS", self.tile.threads().to_string());
+            shader.set("BASE", "matrices(group.z)").set("FIRST", "0u").set("END", "p.k")
+        };
+        let shader = if self.split {
+            shader.set("SUM", "sum").set("ACTIVATION", "value")
+        } else {
+            finished(shader, self.output, self.bias, self.activation)
+        };
         match self.tile.shape() {
             _ if self.tile == Tile::Cooperative => self.cooperative(shader),
             Some(shape) if self.quads() => {
@@ -290,18 +320,8 @@ impl Matmul {
         .finish()
     }
 
-    /// Stores what is `sums[j]`, at element `to`.
     pub(super) fn stored(&self, shader: Shader) -> Shader {
-        let store = if self.pairs() {
-            format!(
-                "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
-                 | (encode_{0}(finished(base, row, column + j + 1u, sums[j + 1u])) << 16u);",
-                self.output.name()
-            )
-        } else {
-            "store_out(to, finished(base, row, column + j, sums[j]));".to_owned()
-        };
-        shader.set("PAIR", if self.pairs() { "2" } else { "1" }).set("STORE", store)
+        stored(shader, self.output, self.pairs())
     }
 
     fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
@@ -325,11 +345,17 @@ impl Matmul {
         let rows = self.tile.skinny_rows();
         let (columns, slices) = self.skinny();
         let (mut declare, mut multiply, mut write) = (String::new(), String::new(), String::new());
+        let (four, zero, sum) = if self.quads() {
+            ("_four", "vec4<f32>()", ".x + c$R.y + c$R.z + c$R.w")
+        } else {
+            ("", "0.0", "")
+        };
         for r in 0..rows {
             let row = format!("min(first_row + {r}u, last)");
-            let _ = writeln!(declare, "var c{r} = 0.0;");
-            let _ = writeln!(multiply, "c{r} = fma(load_a(a + {row} * p.strides.x), factor, c{r});");
-            let _ = writeln!(write, "let sum{r} = column_sum(local, slot, slice, c{r});");
+            let sum = sum.replace("$R", &r.to_string());
+            let _ = writeln!(declare, "var c{r} = {zero};");
+            let _ = writeln!(multiply, "c{r} = fma(load{four}_a(a + {row} * p.strides.x), factor, c{r});");
+            let _ = writeln!(write, "let sum{r} = column_sum(local, slot, slice, c{r}{sum});");
             let _ = writeln!(write, "if (slice == 0u && column < p.n && first_row + {r}u < p.m) {{");
             let to = format!("base.x + (first_row + {r}u) * p.edges.x + column");
             let _ = writeln!(write, "store_out({to}, finished(base, first_row + {r}u, column, sum{r}));\n}}");
@@ -346,6 +372,8 @@ impl Matmul {
             .set("SLICES", slices.to_string())
             .set("SLICE", slice)
             .set("COLUMN", column)
+            .set("TERMS", if self.quads() { "4" } else { "1" })
+            .set("LOAD_B", if self.quads() { "load_four_b" } else { "load_b" })
             .set("DECLARE", declare)
             .set("MULTIPLY", multiply)
             .set("WRITE", write)

@@ -6,6 +6,7 @@ mod conv;
 mod index;
 mod loss;
 mod matmul;
+mod matmul_join;
 mod matmul_vectors;
 mod norm_columns;
 mod ops;
@@ -22,6 +23,7 @@ pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
 pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
+pub use matmul_join::MatmulJoin;
 pub use norm_columns::NormColumns;
 pub use ops::Op;
 pub use pad::{Pad, PadMode};
@@ -46,6 +48,8 @@ pub enum Kernel {
     Row(Row),
     /// Matrix product.
     Matmul(Matmul),
+    /// Parts of a matrix product put together.
+    MatmulJoin(MatmulJoin),
     /// Many elements to one.
     Reduce(Reduce),
     /// Elements at places that an index tensor holds.
@@ -78,6 +82,7 @@ macro_rules! each_family {
             Kernel::Pointwise($key) => $body,
             Kernel::Row($key) => $body,
             Kernel::Matmul($key) => $body,
+            Kernel::MatmulJoin($key) => $body,
             Kernel::Reduce($key) => $body,
             Kernel::Gather($key) => $body,
             Kernel::Scatter($key) => $body,

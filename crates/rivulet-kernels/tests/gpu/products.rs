@@ -5,7 +5,7 @@ use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{DType, Kernel, Matmul, Op, Tile};
+use rivulet_kernels::{DType, Kernel, Matmul, MatmulJoin, Op, Tile};
 
 fn numbers(dtype: DType, count: usize, seed: u64) -> Vec<f64> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -64,12 +64,50 @@ fn check(key: Matmul, problem: &Problem) {
     };
     let mut out = encode(key.output, &before);
     let (mut a, mut b, mut bias) = (encode(key.input, &a), encode(key.input, &b), encode(key.output, &bias));
-    let mut operands: Vec<Operand<'_>> = vec![output(&mut out), input(&mut a), input(&mut b)];
-    if key.bias {
-        operands.push(input(&mut bias));
+    let batches = (outer * batch) as u32;
+    let (m_groups, n_groups) = (m as u32, n as u32);
+    let mut kernel = Kernel::Matmul(key);
+    if key.split {
+        // More parts than there are terms for, too.
+        let (parts, count) = (3, outer * batch * m * n);
+        let mut sums = encode(DType::F32, &vec![f64::NAN; parts * count]);
+        let dense = ((batch * m * n) as u32, (m * n) as u32);
+        let first = MatmulParams {
+            offsets: [0; 4],
+            outer_strides: [dense.0, params.outer_strides[1], 0, 0],
+            batch_strides: [dense.1, params.batch_strides[1], params.batch_strides[2], 0],
+            edges: [n as u32, 0, 0, count as u32],
+            parts: parts as u32,
+            chunk: k.div_ceil(parts).next_multiple_of(16) as u32,
+            ..params
+        };
+        let product = Matmul { output: DType::F32, bias: false, activation: None, ..key };
+        let mut operands: Vec<Operand<'_>> = vec![output(&mut sums), input(&mut a), input(&mut b)];
+        let groups = key.groups(m_groups, n_groups, batches * parts as u32);
+        run(Kernel::Matmul(product), bytes_of(&first), groups, &mut operands);
+        let join =
+            MatmulJoin { output: key.output, bias: key.bias, activation: key.activation, pairs: key.pairs };
+        let second = MatmulParams {
+            outer_strides: [params.outer_strides[0], dense.0, 0, 0],
+            batch_strides: [params.batch_strides[0], dense.1, 0, 0],
+            strides: [n as u32, 0, 0, 0],
+            edges: [params.edges[0], 0, 1, count as u32],
+            parts: parts as u32,
+            ..params
+        };
+        let mut operands: Vec<Operand<'_>> = vec![output(&mut out), input(&mut sums)];
+        if key.bias {
+            operands.push(input(&mut bias));
+        }
+        kernel = Kernel::MatmulJoin(join);
+        run(kernel, bytes_of(&second), join.groups(m_groups, n_groups, batches), &mut operands);
+    } else {
+        let mut operands: Vec<Operand<'_>> = vec![output(&mut out), input(&mut a), input(&mut b)];
+        if key.bias {
+            operands.push(input(&mut bias));
+        }
+        run(kernel, bytes_of(&params), key.groups(m_groups, n_groups, batches), &mut operands);
     }
-    let kernel = Kernel::Matmul(key);
-    run(kernel, bytes_of(&params), key.groups(m as u32, n as u32, (outer * batch) as u32), &mut operands);
     let unit = match key.output {
         DType::F16 => 6e-4,
         DType::BF16 => 5e-3,
@@ -108,6 +146,7 @@ fn products_of_every_tile_and_order() {
                     activation: (bits == 3).then_some(Op::Relu),
                     pairs: false,
                     quads: false,
+                    split: false,
                 };
                 check(key, problem);
             }
@@ -131,6 +170,7 @@ fn products_of_halves_are_summed_in_float32() {
                     activation: None,
                     pairs,
                     quads: false,
+                    split: false,
                 };
                 check(key, &Problem { m: 35, n: 34, k: 300, outer: 1, batch: 2 });
                 if !pairs {
@@ -149,12 +189,13 @@ fn products_of_factors_read_four_at_a_time() {
         Problem { m: 36, n: 68, k: 40, outer: 2, batch: 3 },
         Problem { m: 132, n: 136, k: 20, outer: 1, batch: 1 },
     ];
-    for tile in [Tile::Small, Tile::Medium, Tile::Large] {
+    for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
         for bits in 0..4 {
             for (input, output) in
                 [(DType::F32, DType::F32), (DType::F16, DType::F16), (DType::BF16, DType::F32)]
             {
-                for problem in &sizes {
+                let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
+                for problem in sizes.iter().filter(|_| !skinny || bits == 3) {
                     let key = Matmul {
                         input,
                         output,
@@ -165,8 +206,42 @@ fn products_of_factors_read_four_at_a_time() {
                         activation: None,
                         pairs: bits == 2,
                         quads: true,
+                        split: false,
                     };
                     check(key, problem);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_in_parts_along_k() {
+    need_device!();
+    let sizes = [
+        Problem { m: 36, n: 68, k: 40, outer: 2, batch: 3 },
+        Problem { m: 132, n: 136, k: 200, outer: 1, batch: 1 },
+        Problem { m: 40, n: 4, k: 4, outer: 1, batch: 2 },
+    ];
+    for tile in [Tile::Small, Tile::Medium, Tile::Large] {
+        for bits in 0..8 {
+            for (input, output) in [(DType::F32, DType::F32), (DType::F16, DType::F16)] {
+                for problem in &sizes {
+                    let odd = Problem { m: problem.m, n: problem.n + 1, k: problem.k - 1, ..*problem };
+                    let quads = bits & 4 != 0;
+                    let key = Matmul {
+                        input,
+                        output,
+                        tile,
+                        a_along_k: bits & 1 != 0,
+                        b_along_k: bits & 2 != 0,
+                        bias: bits != 0,
+                        activation: (bits & 1 != 0).then_some(Op::Relu),
+                        pairs: quads,
+                        quads,
+                        split: true,
+                    };
+                    check(key, if quads { problem } else { &odd });
                 }
             }
         }
@@ -198,6 +273,7 @@ fn products_on_cooperative_matrices() {
                     activation: None,
                     pairs: true,
                     quads: true,
+                    split: false,
                 };
                 check(key, problem);
             }

@@ -23,7 +23,8 @@ struct Params {
     uint batch;
     float alpha;
     float beta;
-    char _pad11[8];
+    uint parts;
+    uint chunk;
 };
 typedef metal::atomic_uint type_4[1];
 typedef uint type_6[1];
@@ -338,128 +339,128 @@ struct main_Input {
     uint _e23 = p.n;
     uint _e30 = p.strides.w;
     uint b_1 = _e3.z + (metal::min(column_1, _e23 - 1u) * _e30);
-    k = slice_1;
+    k = slice_1 * 1u;
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e111 = k;
-            k = _e111 + 32u;
+            uint _e113 = k;
+            k = _e113 + 32u;
         }
         loop_init_1 = false;
-        uint _e42 = k;
-        uint _e45 = p.k;
-        if (_e42 < _e45) {
+        uint _e44 = k;
+        uint _e47 = p.k;
+        if (_e44 < _e47) {
         } else {
             break;
         }
         {
-            uint _e47 = k;
-            uint _e51 = p.strides.z;
-            float _e54 = load_b(b_1 + (_e47 * _e51), b, _buffer_sizes);
-            uint _e56 = k;
-            uint _e60 = p.strides.y;
-            uint a_1 = _e3.y + (_e56 * _e60);
-            uint _e69 = p.strides.x;
-            float _e72 = load_a(a_1 + (metal::min(first_row + 0u, last) * _e69), a, _buffer_sizes);
-            float _e73 = c0_;
-            c0_ = metal::fma(_e72, _e54, _e73);
-            uint _e81 = p.strides.x;
-            float _e84 = load_a(a_1 + (metal::min(first_row + 1u, last) * _e81), a, _buffer_sizes);
-            float _e85 = c1_;
-            c1_ = metal::fma(_e84, _e54, _e85);
-            uint _e93 = p.strides.x;
-            float _e96 = load_a(a_1 + (metal::min(first_row + 2u, last) * _e93), a, _buffer_sizes);
-            float _e97 = c2_;
-            c2_ = metal::fma(_e96, _e54, _e97);
-            uint _e105 = p.strides.x;
-            float _e108 = load_a(a_1 + (metal::min(first_row + 3u, last) * _e105), a, _buffer_sizes);
-            float _e109 = c3_;
-            c3_ = metal::fma(_e108, _e54, _e109);
+            uint _e49 = k;
+            uint _e53 = p.strides.z;
+            float _e56 = load_b(b_1 + (_e49 * _e53), b, _buffer_sizes);
+            uint _e58 = k;
+            uint _e62 = p.strides.y;
+            uint a_1 = _e3.y + (_e58 * _e62);
+            uint _e71 = p.strides.x;
+            float _e74 = load_a(a_1 + (metal::min(first_row + 0u, last) * _e71), a, _buffer_sizes);
+            float _e75 = c0_;
+            c0_ = metal::fma(_e74, _e56, _e75);
+            uint _e83 = p.strides.x;
+            float _e86 = load_a(a_1 + (metal::min(first_row + 1u, last) * _e83), a, _buffer_sizes);
+            float _e87 = c1_;
+            c1_ = metal::fma(_e86, _e56, _e87);
+            uint _e95 = p.strides.x;
+            float _e98 = load_a(a_1 + (metal::min(first_row + 2u, last) * _e95), a, _buffer_sizes);
+            float _e99 = c2_;
+            c2_ = metal::fma(_e98, _e56, _e99);
+            uint _e107 = p.strides.x;
+            float _e110 = load_a(a_1 + (metal::min(first_row + 3u, last) * _e107), a, _buffer_sizes);
+            float _e111 = c3_;
+            c3_ = metal::fma(_e110, _e56, _e111);
         }
     }
-    float _e114 = c0_;
-    float _e115 = column_sum(local, slot_1, slice_1, _e114, parts);
+    float _e116 = c0_;
+    float _e117 = column_sum(local, slot_1, slice_1, _e116, parts);
     if (slice_1 == 0u) {
-        uint _e122 = p.n;
-        local_1 = column_1 < _e122;
+        uint _e124 = p.n;
+        local_1 = column_1 < _e124;
     } else {
         local_1 = false;
     }
-    bool _e125 = local_1;
-    if (_e125) {
-        uint _e132 = p.m;
-        local_2 = (first_row + 0u) < _e132;
+    bool _e127 = local_1;
+    if (_e127) {
+        uint _e134 = p.m;
+        local_2 = (first_row + 0u) < _e134;
     } else {
         local_2 = false;
     }
-    bool _e135 = local_2;
-    if (_e135) {
-        uint _e142 = p.edges.x;
-        float _e148 = finished(_e3, first_row + 0u, column_1, _e115, p, bias, _buffer_sizes);
-        store_out((_e3.x + ((first_row + 0u) * _e142)) + column_1, _e148, out, _buffer_sizes);
+    bool _e137 = local_2;
+    if (_e137) {
+        uint _e144 = p.edges.x;
+        float _e150 = finished(_e3, first_row + 0u, column_1, _e117, p, bias, _buffer_sizes);
+        store_out((_e3.x + ((first_row + 0u) * _e144)) + column_1, _e150, out, _buffer_sizes);
     }
-    float _e149 = c1_;
-    float _e150 = column_sum(local, slot_1, slice_1, _e149, parts);
+    float _e151 = c1_;
+    float _e152 = column_sum(local, slot_1, slice_1, _e151, parts);
     if (slice_1 == 0u) {
-        uint _e157 = p.n;
-        local_3 = column_1 < _e157;
+        uint _e159 = p.n;
+        local_3 = column_1 < _e159;
     } else {
         local_3 = false;
     }
-    bool _e160 = local_3;
-    if (_e160) {
-        uint _e167 = p.m;
-        local_4 = (first_row + 1u) < _e167;
+    bool _e162 = local_3;
+    if (_e162) {
+        uint _e169 = p.m;
+        local_4 = (first_row + 1u) < _e169;
     } else {
         local_4 = false;
     }
-    bool _e170 = local_4;
-    if (_e170) {
-        uint _e177 = p.edges.x;
-        float _e183 = finished(_e3, first_row + 1u, column_1, _e150, p, bias, _buffer_sizes);
-        store_out((_e3.x + ((first_row + 1u) * _e177)) + column_1, _e183, out, _buffer_sizes);
+    bool _e172 = local_4;
+    if (_e172) {
+        uint _e179 = p.edges.x;
+        float _e185 = finished(_e3, first_row + 1u, column_1, _e152, p, bias, _buffer_sizes);
+        store_out((_e3.x + ((first_row + 1u) * _e179)) + column_1, _e185, out, _buffer_sizes);
     }
-    float _e184 = c2_;
-    float _e185 = column_sum(local, slot_1, slice_1, _e184, parts);
+    float _e186 = c2_;
+    float _e187 = column_sum(local, slot_1, slice_1, _e186, parts);
     if (slice_1 == 0u) {
-        uint _e192 = p.n;
-        local_5 = column_1 < _e192;
+        uint _e194 = p.n;
+        local_5 = column_1 < _e194;
     } else {
         local_5 = false;
     }
-    bool _e195 = local_5;
-    if (_e195) {
-        uint _e202 = p.m;
-        local_6 = (first_row + 2u) < _e202;
+    bool _e197 = local_5;
+    if (_e197) {
+        uint _e204 = p.m;
+        local_6 = (first_row + 2u) < _e204;
     } else {
         local_6 = false;
     }
-    bool _e205 = local_6;
-    if (_e205) {
-        uint _e212 = p.edges.x;
-        float _e218 = finished(_e3, first_row + 2u, column_1, _e185, p, bias, _buffer_sizes);
-        store_out((_e3.x + ((first_row + 2u) * _e212)) + column_1, _e218, out, _buffer_sizes);
+    bool _e207 = local_6;
+    if (_e207) {
+        uint _e214 = p.edges.x;
+        float _e220 = finished(_e3, first_row + 2u, column_1, _e187, p, bias, _buffer_sizes);
+        store_out((_e3.x + ((first_row + 2u) * _e214)) + column_1, _e220, out, _buffer_sizes);
     }
-    float _e219 = c3_;
-    float _e220 = column_sum(local, slot_1, slice_1, _e219, parts);
+    float _e221 = c3_;
+    float _e222 = column_sum(local, slot_1, slice_1, _e221, parts);
     if (slice_1 == 0u) {
-        uint _e227 = p.n;
-        local_7 = column_1 < _e227;
+        uint _e229 = p.n;
+        local_7 = column_1 < _e229;
     } else {
         local_7 = false;
     }
-    bool _e230 = local_7;
-    if (_e230) {
-        uint _e237 = p.m;
-        local_8 = (first_row + 3u) < _e237;
+    bool _e232 = local_7;
+    if (_e232) {
+        uint _e239 = p.m;
+        local_8 = (first_row + 3u) < _e239;
     } else {
         local_8 = false;
     }
-    bool _e240 = local_8;
-    if (_e240) {
-        uint _e247 = p.edges.x;
-        float _e253 = finished(_e3, first_row + 3u, column_1, _e220, p, bias, _buffer_sizes);
-        store_out((_e3.x + ((first_row + 3u) * _e247)) + column_1, _e253, out, _buffer_sizes);
+    bool _e242 = local_8;
+    if (_e242) {
+        uint _e249 = p.edges.x;
+        float _e255 = finished(_e3, first_row + 3u, column_1, _e222, p, bias, _buffer_sizes);
+        store_out((_e3.x + ((first_row + 3u) * _e249)) + column_1, _e255, out, _buffer_sizes);
         return;
     } else {
         return;

@@ -23,7 +23,8 @@ struct Params {
     uint batch;
     float alpha;
     float beta;
-    char _pad11[8];
+    uint parts;
+    uint chunk;
 };
 typedef float type_3[1];
 struct type_7 {
@@ -240,62 +241,10 @@ float finished(
     return _e26;
 }
 
-float fetch_a(
-    uint base_1,
-    uint row_1,
-    uint k_1,
-    constant Params& p,
-    device type_3 const& a,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    bool local_1 = {};
-    uint _e5 = p.m;
-    if (row_1 < _e5) {
-        uint _e11 = p.k;
-        local_1 = k_1 < _e11;
-    } else {
-        local_1 = false;
-    }
-    bool _e14 = local_1;
-    if (_e14) {
-        uint _e18 = p.strides.x;
-        uint _e24 = p.strides.y;
-        float _e27 = load_a((base_1 + (row_1 * _e18)) + (k_1 * _e24), a, _buffer_sizes);
-        return _e27;
-    }
-    return 0.0;
-}
-
-float fetch_b(
-    uint base_2,
-    uint k_2,
-    uint column_1,
-    constant Params& p,
-    device type_3 const& b,
-    constant _mslBufferSizes& _buffer_sizes
-) {
-    bool local_2 = {};
-    uint _e5 = p.k;
-    if (k_2 < _e5) {
-        uint _e11 = p.n;
-        local_2 = column_1 < _e11;
-    } else {
-        local_2 = false;
-    }
-    bool _e14 = local_2;
-    if (_e14) {
-        uint _e18 = p.strides.z;
-        uint _e24 = p.strides.w;
-        float _e27 = load_b((base_2 + (k_2 * _e18)) + (column_1 * _e24), b, _buffer_sizes);
-        return _e27;
-    }
-    return 0.0;
-}
-
 void store_four(
-    metal::uint4 base_3,
-    uint row_2,
-    uint column_2,
+    metal::uint4 base_1,
+    uint row_1,
+    uint column_1,
     metal::float4 sums,
     constant Params& p,
     device type_3& out,
@@ -304,7 +253,7 @@ void store_four(
 ) {
     uint j = 0u;
     uint _e6 = p.m;
-    if (row_2 >= _e6) {
+    if (row_1 >= _e6) {
         return;
     }
     bool loop_init = true;
@@ -322,18 +271,70 @@ void store_four(
         {
             uint _e13 = j;
             uint _e17 = p.n;
-            if ((column_2 + _e13) < _e17) {
+            if ((column_1 + _e13) < _e17) {
                 uint _e23 = p.edges.x;
                 uint _e27 = j;
-                uint to = ((base_3.x + (row_2 * _e23)) + column_2) + _e27;
+                uint to = ((base_1.x + (row_1 * _e23)) + column_1) + _e27;
                 uint _e29 = j;
                 uint _e31 = j;
-                float _e33 = finished(base_3, row_2, column_2 + _e29, sums[_e31], p, bias, _buffer_sizes);
+                float _e33 = finished(base_1, row_1, column_1 + _e29, sums[_e31], p, bias, _buffer_sizes);
                 store_out(to, _e33, out, _buffer_sizes);
             }
         }
     }
     return;
+}
+
+float fetch_a(
+    uint base_2,
+    uint row_2,
+    uint k_1,
+    constant Params& p,
+    device type_3 const& a,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    bool local_1 = {};
+    uint _e5 = p.m;
+    if (row_2 < _e5) {
+        uint _e11 = p.k;
+        local_1 = k_1 < _e11;
+    } else {
+        local_1 = false;
+    }
+    bool _e14 = local_1;
+    if (_e14) {
+        uint _e18 = p.strides.x;
+        uint _e24 = p.strides.y;
+        float _e27 = load_a((base_2 + (row_2 * _e18)) + (k_1 * _e24), a, _buffer_sizes);
+        return _e27;
+    }
+    return 0.0;
+}
+
+float fetch_b(
+    uint base_3,
+    uint k_2,
+    uint column_2,
+    constant Params& p,
+    device type_3 const& b,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    bool local_2 = {};
+    uint _e5 = p.k;
+    if (k_2 < _e5) {
+        uint _e11 = p.n;
+        local_2 = column_2 < _e11;
+    } else {
+        local_2 = false;
+    }
+    bool _e14 = local_2;
+    if (_e14) {
+        uint _e18 = p.strides.z;
+        uint _e24 = p.strides.w;
+        float _e27 = load_b((base_3 + (k_2 * _e18)) + (column_2 * _e24), b, _buffer_sizes);
+        return _e27;
+    }
+    return 0.0;
 }
 
 struct main_Input {
@@ -359,6 +360,7 @@ struct main_Input {
     uint i_1 = {};
     uint kk = {};
     metal::uint4 _e3 = matrices(group.z, p);
+    uint end = p.k;
     uint first_row = group.y * 32u;
     uint first_column = group.x * 32u;
     uint x_9 = local % 8u;
@@ -370,9 +372,8 @@ struct main_Input {
             k = _e127 + 16u;
         }
         loop_init_1 = false;
-        uint _e24 = k;
-        uint _e27 = p.k;
-        if (_e24 < _e27) {
+        uint _e27 = k;
+        if (_e27 < end) {
         } else {
             break;
         }

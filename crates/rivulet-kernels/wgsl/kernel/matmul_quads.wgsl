@@ -27,16 +27,18 @@ $KEEP_B
 
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let base = matrices(group.z);
+    let base = $BASE;
+    let first = $FIRST;
+    let end = $END;
     let first_row = group.y * $TMu;
     let first_column = group.x * $TNu;
     let x = local % $XSu;
     let y = local / $XSu;
 $DECLARE
-    keep(0u, 0u, local, fetch_a(base.y, first_row, 0u, local), fetch_b(base.z, first_column, 0u, local));
+    keep(0u, 0u, local, fetch_a(base.y, first_row, first, local), fetch_b(base.z, first_column, first, local));
     workgroupBarrier();
     var slot = 0u;
-    for (var k = 0u; k < p.k; k += $TKu) {
+    for (var k = first; k < end; k += $TKu) {
         let next_a = fetch_a(base.y, first_row, k + $TKu, local);
         let next_b = fetch_b(base.z, first_column, k + $TKu, local);
         for (var kk = 0u; kk < $TKu; kk++) {

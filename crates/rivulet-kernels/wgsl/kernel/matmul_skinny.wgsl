@@ -1,5 +1,6 @@
 // For few rows: an invocation goes along k for one column and $ROWS rows; $SLICES of them share a column, and their sums
-// are added up at the end. Neighbouring invocations read neighbouring elements of b, which is read once for all rows.
+// are added up at the end. Neighbouring invocations read neighbouring elements of b, which is read once for all rows,
+// $TERMS at a time.
 var<workgroup> parts: array<f32, 256>;
 
 @compute @workgroup_size(256)
@@ -13,8 +14,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let last = p.m - 1u;
     let b = base.z + min(column, p.n - 1u) * p.strides.w;
 $DECLARE
-    for (var k = slice; k < p.k; k += $SLICESu) {
-        let factor = load_b(b + k * p.strides.z);
+    for (var k = slice * $TERMSu; k < p.k; k += $SLICESu * $TERMSu) {
+        let factor = $LOAD_B(b + k * p.strides.z);
         let a = base.y + k * p.strides.y;
 $MULTIPLY
     }

@@ -18,13 +18,14 @@ fn fetch_b(base: u32, k: u32, column: u32) -> f32 {
 
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let base = matrices(group.z);
+    let base = $BASE;
+    let end = $END;
     let first_row = group.y * $TMu;
     let first_column = group.x * $TNu;
     let x = local % $XSu;
     let y = local / $XSu;
 $DECLARE
-    for (var k = 0u; k < p.k; k += $TKu) {
+    for (var k = $FIRST; k < end; k += $TKu) {
         for (var i = local; i < $TMu * $TKu; i += $THREADSu) {
             let kk = $A_K;
             let row = $A_ROW;

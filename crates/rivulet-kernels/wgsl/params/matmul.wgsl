@@ -5,7 +5,7 @@ struct Params {
     batch_strides: vec4<u32>,
     // a: row, k; b: k, column
     strides: vec4<u32>,
-    // out: row; bias: row, column
+    // out: row; bias: row, column; sums: part
     edges: vec4<u32>,
     m: u32,
     n: u32,
@@ -13,5 +13,7 @@ struct Params {
     batch: u32,
     alpha: f32,
     beta: f32,
+    parts: u32,
+    chunk: u32,
 }
 var<immediate> p: Params;

@@ -1,7 +1,7 @@
 //! Matrix products.
 
-use super::launch::{Dispatcher, launch, pipeline};
-use super::temporary::{Input, Output};
+use super::launch::{Dispatcher, launch, launch_once, pipeline};
+use super::temporary::{Input, Output, Temporary};
 use super::view::View;
 use super::walk::{Places, Walk};
 use super::{DType, Op, no_kernel, refuse};
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ids::Access;
 use rivulet_hal::HalError;
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{Kernel, MAX_GROUPS, Matmul, Tile};
+use rivulet_kernels::{Kernel, MAX_GROUPS, Matmul, MatmulJoin, Tile};
 use smallvec::SmallVec;
 
 const OP: &str = "matmul";
@@ -171,7 +171,10 @@ fn dispatch(
         && out.offset.is_multiple_of(2)
         && (m == 1 || even(stride(0, 0)))
         && walk.dims.iter().all(|dim| even(dim.strides[0]));
-    let tile = Tile::choose(m, n, batches, FILL);
+    let (tile, parts) = match outer {
+        [] => Tile::split(m, n, k, batches, FILL),
+        _ => (Tile::choose(m, n, batches, FILL), 1),
+    };
     let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
     let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
     // A factor as rows of neighbours: how many there are in each, and the stride from one to another.
@@ -185,6 +188,7 @@ fn dispatch(
     };
     let quads = if a_along_k { quad(1, (1, k), 0) } else { quad(1, (0, m), 1) }
         && if b_along_k { quad(2, (0, k), 1) } else { quad(2, (1, n), 0) };
+    let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
     let key = Matmul {
         input: a.dtype,
         output: out.dtype,
@@ -193,8 +197,9 @@ fn dispatch(
         b_along_k,
         bias: bias.is_some(),
         activation,
-        pairs: pairs && !matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8),
-        quads,
+        pairs: pairs && !skinny,
+        quads: quads && (!skinny || (a_along_k && b_along_k)),
+        split: false,
     };
     let cooperative = Matmul { tile: Tile::Cooperative, ..key };
     // Not every driver that offers cooperative matrices compiles every such kernel.
@@ -222,6 +227,9 @@ fn dispatch(
         beta,
         ..MatmulParams::default()
     };
+    if parts > 1 && key.tile == tile && batches.saturating_mul(parts) <= MAX_GROUPS {
+        return along_k(device, &key, &params, &views, batches, parts);
+    }
     let operands: SmallVec<[(&View<'_>, Access); 4]> = views
         .iter()
         .enumerate()
@@ -237,6 +245,45 @@ fn dispatch(
         }
         Ok(())
     })
+}
+
+/// Records the product as sums over parts of `k`, and what puts them together. The views are out, a, b, bias.
+fn along_k(
+    device: &Device,
+    key: &Matmul,
+    params: &MatmulParams,
+    views: &[&View<'_>],
+    batches: u32,
+    parts: u32,
+) -> Result<()> {
+    let (m, n) = (params.m, params.n);
+    // Kernels go along k in steps of 16 or a divisor of that.
+    let chunk = params.k.div_ceil(parts).next_multiple_of(16);
+    let parts = params.k.div_ceil(chunk);
+    let matrix = m.saturating_mul(n);
+    let whole = matrix.saturating_mul(batches);
+    let count = u64::from(whole) * u64::from(parts);
+    let made = Temporary::new(device, DType::F32, count)?;
+    let sums = made.view(DType::F32, &[count]);
+    let at = |operand: usize| views.get(operand).map_or(0, |view| word(view.offset as i64));
+    let inner = matrix.saturating_mul(params.batch);
+    let product =
+        Matmul { output: DType::F32, bias: false, activation: None, pairs: false, split: true, ..*key };
+    let mut first =
+        MatmulParams { offsets: [0, at(1), at(2), 0], edges: [n, 0, 0, whole], parts, chunk, ..*params };
+    (first.outer_strides[0], first.batch_strides[0]) = (inner, matrix);
+    let operands = [(&sums, Access::Write), (views[1], Access::Read), (views[2], Access::Read)];
+    let groups = product.groups(m, n, batches * parts);
+    launch_once(device, OP, &Kernel::Matmul(product), &operands, bytemuck::bytes_of(&first), groups)?;
+    let join =
+        MatmulJoin { output: key.output, bias: key.bias, activation: key.activation, pairs: key.pairs };
+    let mut second = MatmulParams { offsets: [at(0), 0, 0, at(3)], strides: [n, 0, 0, 0], parts, ..*params };
+    (second.outer_strides[1], second.batch_strides[1], second.edges[3]) = (inner, matrix, whole);
+    let mut operands: SmallVec<[(&View<'_>, Access); 4]> =
+        SmallVec::from_slice(&[(views[0], Access::Write), (&sums, Access::Read)]);
+    operands.extend(views.get(3).map(|&bias| (bias, Access::Read)));
+    let groups = join.groups(m, n, batches);
+    launch_once(device, OP, &Kernel::MatmulJoin(join), &operands, bytemuck::bytes_of(&second), groups)
 }
 
 /// Dispatches of as many rows, columns and batches as a dispatch may have.
