@@ -27,6 +27,7 @@ const NEVER: FlushPolicy = FlushPolicy {
     cost: Duration::MAX,
     idle: Duration::MAX,
     ahead: Duration::MAX,
+    unfinished: usize::MAX,
 };
 
 #[test]
@@ -128,4 +129,30 @@ fn a_stream_submits_by_itself_at_the_policys_limits() {
         control.release(QueueIndex(0));
         stream.synchronize().unwrap();
     }
+}
+
+#[test]
+fn a_thread_far_ahead_of_the_device_waits_for_its_oldest_work() {
+    let (device, control, _) = small(&[], FlushPolicy { commands: 1, unfinished: 4, ..NEVER });
+    let recorder = {
+        let device = device.clone();
+        std::thread::spawn(move || {
+            let stream = device.current_stream().unwrap();
+            let block = device.allocate(64).unwrap();
+            for value in 1..=100 {
+                fill(&stream, &block, value).unwrap();
+            }
+            read(&stream, &block).unwrap()
+        })
+    };
+    until("four submissions are unfinished", || control.unfinished(QueueIndex(0)) == 4);
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!((control.unfinished(QueueIndex(0)), recorder.is_finished()), (4, false));
+    // Another stream is not held up by that.
+    let stream = device.new_stream(0).unwrap();
+    device.exchange_stream(Some(stream.id())).unwrap();
+    fill(&stream, &device.allocate(64).unwrap(), 1).unwrap();
+    control.release(QueueIndex(0));
+    assert_eq!(recorder.join().unwrap(), 100);
+    assert_eq!(control.faults(), Vec::<String>::new());
 }

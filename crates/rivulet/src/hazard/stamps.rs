@@ -61,6 +61,8 @@ pub struct Stamps {
     reads: [AtomicU64; INLINE_READS],
     /// True where `overflow` may hold something.
     more: AtomicBool,
+    /// True where it may hold writes. Apart from `more`: who reads a weight that many streams have read needs no lock.
+    more_writes: AtomicBool,
     /// True where a cell may hold something.
     in_cells: AtomicBool,
     // A leaf: nothing is taken or called while it is held.
@@ -80,6 +82,7 @@ impl Stamps {
             write: AtomicU64::new(0),
             reads: std::array::from_fn(|_| AtomicU64::new(0)),
             more: AtomicBool::new(false),
+            more_writes: AtomicBool::new(false),
             in_cells: AtomicBool::new(false),
             overflow: Mutex::new(Rank::REGISTRY, Overflow::default()),
         }
@@ -110,6 +113,7 @@ impl Stamps {
                 overflow.reads.clear();
                 overflow.writes.clear();
                 overflow.writes.push(point);
+                self.more_writes.store(true, Ordering::Relaxed);
                 self.more.store(true, Ordering::Relaxed);
             }
         }
@@ -165,6 +169,7 @@ impl Stamps {
         let mut overflow = self.overflow.lock();
         overflow.writes.clear();
         overflow.reads.clear();
+        self.more_writes.store(false, Ordering::Relaxed);
         self.more.store(false, Ordering::Relaxed);
     }
 
@@ -184,7 +189,8 @@ impl Stamps {
                 }
             }
         }
-        if self.more.load(Ordering::Relaxed) {
+        let listed = if access == Access::Write { &self.more } else { &self.more_writes };
+        if listed.load(Ordering::Relaxed) {
             let overflow = self.overflow.lock();
             overflow.writes.iter().copied().for_each(&mut each);
             if access == Access::Write {
@@ -216,8 +222,10 @@ impl Stamps {
                 if self.write.load(Ordering::Relaxed) != 0 {
                     self.write.store(0, Ordering::Relaxed);
                 }
-                if self.more.load(Ordering::Relaxed) {
-                    self.overflow.lock().writes.clear();
+                if self.more_writes.load(Ordering::Relaxed) {
+                    let mut overflow = self.overflow.lock();
+                    overflow.writes.clear();
+                    self.more_writes.store(false, Ordering::Relaxed);
                 }
             }
             Access::Write => self.clear(cells),
@@ -281,6 +289,7 @@ impl Stamps {
                 Some(packed) if index == 0 => self.write.store(packed, Ordering::Relaxed),
                 _ => {
                     self.overflow.lock().writes.push(write);
+                    self.more_writes.store(true, Ordering::Relaxed);
                     self.more.store(true, Ordering::Relaxed);
                 }
             }

@@ -31,6 +31,9 @@ pub struct FlushPolicy {
     /// more waits for its stream's turn in the runtime, so that a small op of another stream is done after about this
     /// time.
     pub ahead: Duration,
+    /// Submissions of a stream that may be unfinished: whoever records more waits first for the oldest of them. What
+    /// is recorded takes memory, and a thread that never waits would take all there is.
+    pub unfinished: usize,
 }
 
 impl Default for FlushPolicy {
@@ -43,7 +46,7 @@ impl Default for FlushPolicy {
             true => (Duration::MAX, Duration::MAX),
             false => (Duration::from_micros(50), Duration::from_millis(2)),
         };
-        Self { commands: 64, age, cost, idle, ahead }
+        Self { commands: 64, age, cost, idle, ahead, unfinished: 256 }
     }
 }
 
@@ -98,6 +101,11 @@ impl StreamShared {
         engine.check()?;
         engine.check_blocks(op.label, op.operands)?;
         self.check()?;
+        // Before anything is recorded or locked.
+        let behind = self.behind.load(Ordering::Relaxed);
+        if !self.has_completed(behind) {
+            self.wait_device(engine, behind)?;
+        }
         if engine.mirrored {
             let set = mirror::acquire(engine, self, op.operands, Side::Device)?;
             return self.record_held(engine, op, extra, set, commands);

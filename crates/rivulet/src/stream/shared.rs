@@ -75,6 +75,8 @@ pub(super) struct Recording {
     pub(super) open: Option<Open>,
     /// When the stream submitted last.
     pub(super) pushed: Option<Instant>,
+    /// Last values of the submissions that were not complete when the newest of them was pushed.
+    pub(super) unfinished: VecDeque<u64>,
     /// An op has reserved a value and let go of the lock to flush another stream; nobody else may record.
     pub(super) taken: bool,
 }
@@ -110,6 +112,8 @@ pub(crate) struct StreamShared {
     pub(super) host_floor: AtomicU64,
     /// Somebody needs values up to this one on the device.
     pub(super) flush_request: AtomicU64,
+    /// What has to be complete before more is recorded.
+    pub(super) behind: AtomicU64,
     pub(crate) submitted: Counter,
     completed: AtomicU64,
     timeline: OnceLock<Arc<dyn Timeline>>,
@@ -132,6 +136,7 @@ impl StreamShared {
             reserved: AtomicU64::new(0),
             host_floor: AtomicU64::new(0),
             flush_request: AtomicU64::new(0),
+            behind: AtomicU64::new(0),
             submitted: Counter::new(),
             completed: AtomicU64::new(0),
             timeline: OnceLock::new(),

@@ -23,12 +23,30 @@ impl StreamShared {
             // Under the recorder's lock, so that a stream's submissions are listed in order.
             Ok(ready) => {
                 recording.pushed = Some(Instant::now());
+                self.note_unfinished(engine, recording, ready.last);
                 engine.combiner(self.queue).push(self.id, self.priority, ready);
             }
             Err(error) => {
                 engine.note_failure(label, &error);
                 self.poison(first, label, error);
             }
+        }
+    }
+
+    /// Counts a submission, and notes what the next op waits for where there are too many.
+    fn note_unfinished(&self, engine: &Engine, recording: &mut Recording, last: u64) {
+        let unfinished = &mut recording.unfinished;
+        if unfinished.len() >= engine.flush_policy.unfinished {
+            let completed = self.completed();
+            while unfinished.front().is_some_and(|&value| value <= completed) {
+                unfinished.pop_front();
+            }
+        }
+        unfinished.push_back(last);
+        if unfinished.len() >= engine.flush_policy.unfinished
+            && let Some(oldest) = unfinished.pop_front()
+        {
+            self.behind.store(oldest, Ordering::Relaxed);
         }
     }
 

@@ -56,6 +56,7 @@ pub fn sim_with(config: SimConfig, tracking: Tracking) -> (Device, SimControl) {
         cost: Duration::MAX,
         idle: Duration::MAX,
         ahead: Duration::MAX,
+        unfinished: usize::MAX,
     };
     let options = DeviceOptions { tracking, flush: never, ..options(&TestEnv::new(&[])) };
     (Device::with(hal, options).unwrap(), control)
