@@ -43,6 +43,26 @@ bool call_pointwise(uint32_t op, const at::TensorIteratorBase& iter, std::initia
 
 namespace {
 
+// The CPU's kernels of these ops take a number as the second input of 16-bit floats as it was given, where the iterator
+// has it rounded to their type.
+template <Name name>
+struct ByNumber {
+  bool operator()(at::TensorIteratorBase& iter) const {
+    if (iter.numel() == 0) {
+      return true;
+    }
+    Views views;
+    if (!views.iterator(iter)) {
+      return false;
+    }
+    auto common = iter.input_dtype(1);
+    if (at::isReducedFloatingType(common) && views.is_number(2)) {
+      views.set_number(2, iter.original_scalar_value<double>(2));
+    }
+    return call_pointwise(pointwise_op<name>(), common, views);
+  }
+};
+
 // The output is an input too.
 template <Name name>
 struct InPlace {
@@ -156,10 +176,10 @@ void hook_binary() {
     return alpha.equal(1) ? call_pointwise(pointwise_op<"add">(), iter)
                           : call_pointwise(pointwise_op<"add_alpha">(), iter, {alpha});
   });
-  hook(mul_stub, Pointwise<"mul">{});
-  hook(div_true_stub, Pointwise<"div">{});
-  hook(div_floor_stub, Pointwise<"div_floor">{});
-  hook(div_trunc_stub, Pointwise<"div_trunc">{});
+  hook(mul_stub, ByNumber<"mul">{});
+  hook(div_true_stub, ByNumber<"div">{});
+  hook(div_floor_stub, ByNumber<"div_floor">{});
+  hook(div_trunc_stub, ByNumber<"div_trunc">{});
   hook(atan2_stub, Pointwise<"atan2">{});
   hook(remainder_stub, Pointwise<"remainder">{});
   hook(bitwise_and_stub, Pointwise<"bitwise_and">{});

@@ -56,6 +56,13 @@ class Views {
   bool transposed(const at::TensorBase& tensor);
   // A vector as `count` equal rows.
   bool repeated_row(const at::TensorBase& tensor, int64_t count);
+  // True for one element in the CPU's own memory, whose value may be set.
+  bool is_number(size_t index) const {
+    return present_[index] && !views_[index].block;
+  }
+  void set_number(size_t index, const c10::Scalar& value) {
+    views_[index].scalar = scalar_of(value);
+  }
   // Exchanges two operands.
   void swap(size_t a, size_t b) {
     std::swap(views_[a], views_[b]);

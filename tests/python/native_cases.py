@@ -58,6 +58,17 @@ def pointwise() -> None:
         check(name, getattr(torch, name), A, B)
     for name in "add sub mul div eq pow fmod remainder".split():
         check(f"{name} with a number", getattr(torch, name), A, 2.5)
+    many, others = torch.randn(64, 64) * 9, torch.randn(64, 64) * 9
+    for dtype in (torch.float16, torch.bfloat16):
+        cut = lambda x, y, dtype=dtype: torch.div(x.to(dtype), y, rounding_mode="trunc")  # noqa: E731
+        # PyTorch rounds the quotient before it cuts it off, but not where the divisor is one number.
+        check(f"div of {dtype}, cut off", cut, many, others.to(dtype))
+        check(f"div of {dtype} by one element, cut off", cut, many, others[0, 0].to(dtype))
+        check(f"div of {dtype} by a number, cut off", lambda x, cut=cut: cut(x, 0.7), many)
+        for name in ("mul", "div"):
+            # Such a number is not rounded to the tensor's type first.
+            by = lambda x, name=name, dtype=dtype: getattr(x.to(dtype), name)(0.7).view(torch.int16)  # noqa: E731
+            check(f"{name} of {dtype} by a number, bit by bit", by, many)
     check("types are promoted", lambda x, y: x + y, INTS, torch.randn(7))
     check("alpha", lambda x, y: torch.add(x, y, alpha=2), A, B)
     check("a tensor of one element", lambda x, y: x + y, A, torch.randn(1))
@@ -99,6 +110,11 @@ def reductions() -> None:
     check("rms_norm", lambda x: F.rms_norm(x, (33,)), A)
     check("topk", lambda x: tuple(x.topk(3)), A)
     check("sort", lambda x: tuple(x.sort(1)), A)
+    ties = torch.tensor([0.0, -0.0, float("nan"), 1.0, -1.0, float("inf")]).repeat(300)
+    for x in (ties, ties.half(), ties.bfloat16(), ties > 0, (ties > 0).int(), (ties > 0).long(), ties[:12]):
+        for descending in (False, True):
+            order = lambda x, d=descending: tuple(x.sort(dim=0, descending=d, stable=True))  # noqa: E731
+            check(f"stable sort of {len(x)} {x.dtype}", order, x)
     check("cross_entropy", lambda x: F.cross_entropy(x, on(x, [1] * 7)), A)
 
 

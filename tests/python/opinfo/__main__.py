@@ -33,12 +33,26 @@ def summary(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, in
     for item, result in results.items():
         row = table[item.task]
         row[items.status(item, result)] += 1
-        for count in ("samples", "exact", "random", "raised_alike"):
+        for count in ("samples", "exact", "random", "raised_alike", "by_rule"):
             row[count] += result[count]
     return {task: dict(row) for task, row in table.items()}
 
 
-COLUMNS = ("samples", "exact", "random", "raised_alike", "fallbacks")
+COLUMNS = ("samples", "exact", "random", "raised_alike", "by_rule", "fallbacks")
+
+
+def places(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By task, the entries that ran without a fallback, and what fell back in the others; only those that passed."""
+    table: dict[str, dict[str, Any]] = {}
+    for item, result in sorted(results.items(), key=lambda pair: pair[0].entry):
+        if items.status(item, result) != "pass":
+            continue
+        row = table.setdefault(item.task, {"native": [], "fell_back": {}})
+        if result["fallbacks"]:
+            row["fell_back"][item.entry] = [name.removeprefix("aten::") for name in result["fell_back"]]
+        else:
+            row["native"].append(item.entry)
+    return table
 
 
 def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: float) -> None:
@@ -50,13 +64,14 @@ def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: 
         entries[item.entry][item.task] = (
             row if state == "pass" else {"status": state, **{k: v for k, v in result.items() if v and k != "seconds"}}
         )
+    adapter = record.adapter()
     table = {
         "command": shlex.join(["./run", "exec", "python", "tests/python/opinfo", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": record.machine(),
         "commit": record.commit(),
         "versions": record.versions(),
-        "adapter": record.adapter(),
+        "adapter": adapter,
         "seconds": round(seconds),
         "columns": COLUMNS,
         "meaning": {
@@ -64,17 +79,36 @@ def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: 
             "exact": "of these, results equal to the CPU's bit by bit",
             "random": "of these, judged by form, seed and distribution",
             "raised_alike": "of these, refused by the CPU and by mps with an error of the same type",
+            "by_rule": "of these, unlike the CPU's and judged by the entry's rule in tests/python/opinfo/rules.py",
             "fallbacks": "ops of the item that ran on the CPU path of a GPU adapter; on the host adapter every op runs "
             "on PyTorch's CPU kernel and none is counted",
             "not on cpu": "the CPU refuses every sample, and mps does the same",
+            "places": "on a GPU adapter, by task: how many entries ran natively, without one fallback, and how many did "
+            "not, with their names and the ops that fell back",
         },
         "summary": summary(results),
         "expected_failures": items.expected_failures(),
     }
-    head = json.dumps(table, indent=1)[:-2]
-    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(tasks)}" for name, tasks in sorted(entries.items()))
+    sections = {"entries": dict(sorted(entries.items()))}
+    if adapter["backend"] != "host":
+        ran = places(results)
+        counts = {task: {state: len(names) for state, names in row.items()} for task, row in ran.items()}
+        sections = {
+            "places": counts,
+            **{f"places, {task}": row for task, row in ran.items()},
+            **sections,
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{head},\n "entries": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
+    path.write_text(lines(table, sections), encoding="utf-8")
+
+
+def lines(table: dict[str, Any], sections: dict[str, dict[str, Any]]) -> str:
+    """JSON of `table` indented, and of `sections` with a line for each of their members."""
+    text = json.dumps(table, indent=1)[:-2]
+    for name, section in sections.items():
+        rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in section.items())
+        text += f",\n {json.dumps(name)}: {{\n{rows}\n }}"
+    return text + "\n}\n"
 
 
 def main() -> int:
@@ -110,7 +144,8 @@ def main() -> int:
     seconds = time.monotonic() - start
     print(f"{len(results)} items in {seconds:.0f} s")
     if not args.print:
-        out = args.out or ROOT / "benchmarks" / "results" / f"opinfo-host-{datetime.date.today().isoformat()}.json"
+        where = record.adapter()["backend"]
+        out = args.out or ROOT / "benchmarks" / "results" / f"opinfo-{where}-{datetime.date.today().isoformat()}.json"
         write_table(out, results, seconds)
     return 1 if any(items.status(item, result) in BAD for item, result in results.items()) else 0
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from . import compare
 from .compare import Difference
+from .rules import Dispute, Rule, find_rule
 from .samples import Mirror, OnHost
 
 # The bytes of these results are whatever the memory held.
@@ -36,6 +38,7 @@ class Tally:
     exact: int = 0
     random: int = 0
     raised_alike: int = 0
+    by_rule: int = 0
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -134,14 +137,30 @@ def check_side_effects(host: Side, device: Side, values: bool = True) -> None:
         raise Difference(f"results share memory with operands or results {theirs} on mps, {mine} on cpu")
 
 
-def judge(sample: Any, call: Callable[..., Any], tally: Tally, *, values: bool = True, autograd: bool = False) -> bool:
+def judge(
+    sample: Any,
+    call: Callable[..., Any],
+    tally: Tally,
+    *,
+    values: bool = True,
+    autograd: bool = False,
+    rule: Rule | None = None,
+) -> bool:
     outcome = both(sample, call, tally)
     if outcome is None:
         return False
     host, device, drew = outcome
     if not drew:
-        moved = device.mirror.moved
-        exact = compare.check_results(host.result, device.result, values=values, autograd=autograd, moved=moved)
+        form = {"autograd": autograd, "moved": device.mirror.moved}
+        try:
+            exact = compare.check_results(host.result, device.result, values=values, **form)
+        except Difference as difference:
+            if rule is None:
+                raise
+            compare.check_results(host.result, device.result, values=False, **form)
+            rule.judge(Dispute(host.result, device.result, lambda: in_float64(sample, call), sample, str(difference)))
+            tally.by_rule += 1
+            exact = False
         check_side_effects(host, device, values)
         return exact
     tally.random += 1
@@ -151,6 +170,26 @@ def judge(sample: Any, call: Callable[..., Any], tally: Tally, *, values: bool =
     if values:
         judge_random(sample, call)
     return False
+
+
+def in_float64(sample: Any, call: Callable[..., Any]) -> Any:
+    """What the CPU gives for a sample in double precision."""
+    wide = {torch.complex64: torch.complex128}
+    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def widened(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            return tensor
+        if id(tensor) not in seen:
+            copy = tensor.detach().to(wide.get(tensor.dtype, torch.float64))
+            seen[id(tensor)] = (tensor, copy.requires_grad_(tensor.requires_grad))
+        return seen[id(tensor)][1]
+
+    value, args, kwargs = map_tensors((sample.input, sample.args, sample.kwargs), widened)
+    side = call_on("cpu", SimpleNamespace(input=value, args=args, kwargs=kwargs), call)
+    if side.error is not None:
+        raise side.error
+    return side.result
 
 
 def judge_random(sample: Any, call: Callable[..., Any]) -> None:
@@ -165,14 +204,19 @@ def judge_random(sample: Any, call: Callable[..., Any]) -> None:
         values = [compare.numbers(t.detach().to_dense() if t.layout != torch.strided else t.detach()) for t in results]
         return torch.cat(values).cpu() if values else torch.empty(0, dtype=torch.double)
 
-    once, again, other = draw("mps", 1), draw("mps", 1), draw("mps", 2)
+    once, again = draw("mps", 1), draw("mps", 1)
     if not torch.equal(once.nan_to_num(), again.nan_to_num()):
         raise Difference("two runs from one seed differ on mps")
     if not once.numel():
         return
     draws = {device: torch.stack([draw(device, 100 + n) for n in range(DRAWS)]) for device in ("cpu", "mps")}
-    if len(draws["cpu"].unique(dim=0)) > DRAWS // 2 and torch.equal(once, other):
-        raise Difference("different seeds give the same values on mps")
+    # Two seeds may well give the same few values; half as many different ones as on the CPU is no accident.
+    different = {device: len(rows.unique(dim=0)) for device, rows in draws.items()}
+    if different["mps"] < different["cpu"] / 2:
+        raise Difference(
+            f"different seeds give the same values on mps: {DRAWS} seeds, {different['mps']} results, "
+            f"{different['cpu']} on cpu"
+        )
     what = compare.distributions_differ(draws["cpu"], draws["mps"])
     if what:
         raise Difference(what)
@@ -191,18 +235,21 @@ def samples_of(op: Any, dtype: torch.dtype, requires_grad: bool = False) -> Iter
 
 def forward(op: Any, dtype: torch.dtype, tally: Tally) -> None:
     """The function on every sample."""
+    rule = find_rule(op.name, "forward")
 
     def call(mirror: Mirror, value: Any, args: tuple, kwargs: dict) -> Any:
         return op(value, *args, **kwargs)
 
     for number, sample in enumerate(samples_of(op, dtype)):
         tally.run(
-            f"sample {number}", lambda sample=sample: judge(sample, call, tally, values=op.name not in UNINITIALISED)
+            f"sample {number}",
+            lambda sample=sample: judge(sample, call, tally, values=op.name not in UNINITIALISED, rule=rule),
         )
 
 
 def gradients(op: Any, dtype: torch.dtype, tally: Tally) -> None:
     """First derivatives of every sample, against fixed weights of the outputs."""
+    rule = find_rule(op.name, "gradients")
 
     def call(mirror: Mirror, value: Any, args: tuple, kwargs: dict, process: Callable[[Any], Any]) -> Any:
         result = op(value, *args, **kwargs)
@@ -213,7 +260,7 @@ def gradients(op: Any, dtype: torch.dtype, tally: Tally) -> None:
         tally.run(
             f"sample {number}",
             lambda sample=sample, bound=bound: judge(
-                sample, bound, tally, values=op.name not in UNINITIALISED, autograd=True
+                sample, bound, tally, values=op.name not in UNINITIALISED, autograd=True, rule=rule
             ),
         )
 
@@ -227,7 +274,9 @@ def weights_like(tensor: torch.Tensor, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = tensor.shape
     dtype = tensor.dtype if tensor.dtype.is_floating_point or tensor.dtype.is_complex else torch.float32
-    return torch.randn(shape, dtype=dtype, generator=generator).to(tensor.device)
+    # Those of double precision are the ones of single precision: see in_float64.
+    drawn = {torch.float64: torch.float32, torch.complex128: torch.complex64}.get(dtype, dtype)
+    return torch.randn(shape, dtype=drawn, generator=generator).to(tensor.device, dtype)
 
 
 def first_derivatives(result: Any, inputs: list[torch.Tensor], create_graph: bool = False) -> Any:
@@ -322,7 +371,8 @@ def _run_form(op: Any, form: Callable[..., Any], sample: Any, what: str, tally: 
         # That an in-place form returns its operand itself is part of the result.
         return result, result is value
 
-    tally.run(what, lambda: judge(sample, call, tally, values=op.name not in UNINITIALISED))
+    rule = find_rule(op.name, "variants")
+    tally.run(what, lambda: judge(sample, call, tally, values=op.name not in UNINITIALISED, rule=rule))
 
 
 def _run_out(op: Any, sample: Any, number: int, tally: Tally) -> None:

@@ -159,12 +159,15 @@ def run_item(item: Item) -> dict[str, Any]:
     except Exception as error:
         tally.samples += 1
         tally.errors.append(f"no further samples: {type(error).__name__}: {error}"[:600])
+    fell_back = rivulet.fallback_counts()
     return {
         "samples": tally.samples,
         "passed": tally.passed,
         "exact": tally.exact,
         "random": tally.random,
         "raised_alike": tally.raised_alike,
-        "fallbacks": sum(rivulet.fallback_counts().values()),
+        "by_rule": tally.by_rule,
+        "fallbacks": sum(fell_back.values()),
+        "fell_back": sorted(fell_back),
         "errors": tally.errors,
     }

@@ -60,8 +60,8 @@ class Worker:
         code = self.process.wait()
         what = f"no answer within {ITEM_TIMEOUT:.0f} s" if timed_out else f"the process ended with {_describe(code)}"
         return {
-            "samples": 1, "passed": 0, "exact": 0, "random": 0, "raised_alike": 0, "fallbacks": 0, "seconds": 0.0,
-            "errors": [f"{what}: {self._last_words()}"],
+            "samples": 1, "passed": 0, "exact": 0, "random": 0, "raised_alike": 0, "by_rule": 0, "fallbacks": 0,
+            "fell_back": [], "seconds": 0.0, "errors": [f"{what}: {self._last_words()}"],
         }  # fmt: skip
 
     def _last_words(self) -> str:

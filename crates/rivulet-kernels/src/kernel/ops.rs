@@ -165,6 +165,7 @@ ops! {
     Div "div" 2 false Float Value;
     DivFloor "div_floor" 2 false Both Value;
     DivTrunc "div_trunc" 2 false Both Value;
+    DivTruncRounded "div_trunc_rounded" 2 false Float Value;
     Remainder "remainder" 2 false Both Value;
     Fmod "fmod" 2 false Both Value;
     Pow "pow" 2 false Both Value;

@@ -164,6 +164,15 @@ impl Pointwise {
         }
     }
 
+    /// The expression of `q` in the precision of the type computed for.
+    fn rounded(&self) -> String {
+        if self.common.is_float() && self.common != DType::F32 {
+            let name = self.common.name();
+            return format!("decode_{name}(encode_{name}(q))");
+        }
+        "q".to_owned()
+    }
+
     const fn items(&self) -> u32 {
         if self.layout.is_strided() { 1 } else { ITEMS_DENSE }
     }
@@ -217,6 +226,7 @@ impl Pointwise {
             .set("ITEMS", self.items().to_string())
             .set("WIDTH", (self.common.size() * 8).to_string())
             .set("OUT", self.output.native().name())
+            .set("ROUNDED", self.rounded())
             .set("DIGITS", self.digits().to_string())
             .set("STEP", format!("{:?}", (-f64::from(self.digits())).exp2()))
             .operand("out", self.output, Access::Put(self.layout.store(self.output)))

@@ -267,6 +267,29 @@ fn quotients_and_roots_are_correctly_rounded() {
 }
 
 #[test]
+fn what_is_cut_off_is_the_rounded_quotient() {
+    need_device!();
+    let mut rng = fastrand::Rng::with_seed(17);
+    let numbers: Vec<f64> = (0..20_000).map(|_| f64::from(rng.f32()) * 18.0 - 9.0).collect();
+    let mut moved = 0;
+    for (dtype, digits) in [(DType::BF16, 8), (DType::F16, 11)] {
+        let (a, b) = (encode(dtype, &numbers[..10_000]), encode(dtype, &numbers[10_000..]));
+        let key = Pointwise::new(Op::DivTruncRounded, dtype, Layout::Linear);
+        let got = decode(dtype, &apply(key, &[], 10_000, &[a.clone(), b.clone()]));
+        for ((a, b), got) in decode(dtype, &a).into_iter().zip(decode(dtype, &b)).zip(got) {
+            // Subnormal quotients round otherwise, to the same whole number, which is 0; larger ones than 2^digits are
+            // whole before they are cut off.
+            let q = f64::from(a as f32 / b as f32);
+            let unit = 2.0_f64.powi(q.abs().log2().floor() as i32 + 1 - digits);
+            let want = ((q / unit).round_ties_even() * unit).trunc();
+            assert!(got == want || (got.is_infinite() && q.abs() > 6e4), "{a} / {b}: {got} for {want}");
+            moved += u32::from(want != q.trunc());
+        }
+    }
+    assert!(moved > 20, "only {moved} quotients reach the next whole number by rounding");
+}
+
+#[test]
 fn angles_far_out_are_reduced_exactly() {
     need_device!();
     let mut rng = fastrand::Rng::with_seed(5);

@@ -21,6 +21,11 @@ fn f_div_floor(a: f32, b: f32) -> f32 {
 fn f_div_trunc(a: f32, b: f32) -> f32 {
     return trunc(div_f32(a, b));
 }
+// What is cut off is the quotient rounded to the type computed for, which may have reached the next whole number.
+fn f_div_trunc_rounded(a: f32, b: f32) -> f32 {
+    let q = div_f32(a, b);
+    return trunc($ROUNDED);
+}
 fn f_remainder(a: f32, b: f32) -> f32 {
     return remainder_f32(a, b);
 }

@@ -37,6 +37,11 @@ pub fn pointwise(
         _ => [0; 2],
     };
     let words = scalar_words(op, common, values);
+    let op = if op == Op::DivTrunc && rounds_quotient(common, out, inputs, scalar) {
+        Op::DivTruncRounded
+    } else {
+        op
+    };
     match inputs {
         [] => run(device, &Call { op, common, scalar, words, extra }, out, &[]),
         [a] => run(device, &Call { op, common, scalar, words, extra }, out, &[a]),
@@ -44,6 +49,16 @@ pub fn pointwise(
         [a, b, c] => run(device, &Call { op, common, scalar, words, extra }, out, &[a, b, c]),
         more => refuse(op.label(), format!("{} tensors; at most 3 are allowed", more.len())),
     }
+}
+
+/// True where PyTorch's `div(rounding_mode="trunc")` rounds the quotient to the type before it cuts it off: always in
+/// the 16-bit types, but for a divisor of one element (`div_trunc_kernel` in ATen/native/cpu/BinaryOpsKernel.cpp).
+fn rounds_quotient(common: DType, out: &View<'_>, inputs: &[View<'_>], scalar: Option<u8>) -> bool {
+    let varies = |divisor: &View<'_>| {
+        let mut dims = divisor.shape.iter().zip(&divisor.strides);
+        out.count() > 1 && dims.any(|(&size, &stride)| size > 1 && stride != 0)
+    };
+    matches!(common, DType::F16 | DType::BF16) && scalar != Some(1) && inputs.last().is_some_and(varies)
 }
 
 /// What is to be done with the operands of a pointwise kernel.
