@@ -11,5 +11,10 @@ void hook_indexing();
 void hook_random();
 void hook_attention();
 void hook_padding();
+void hook_gradients();
+void hook_placing();
+void hook_pooling();
+void hook_resampling();
+void hook_composed();
 
 } // namespace rivulet

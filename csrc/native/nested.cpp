@@ -167,6 +167,11 @@ void register_nested() {
   register_nested_joining(nested);
   register_nested_losses(nested);
   register_nested_activations(nested);
+  register_nested_gradients(nested);
+  register_nested_batch_norm(nested);
+  register_nested_placing(nested);
+  register_nested_resampling(nested);
+  register_nested_composed(nested);
   // The boxing of the fallback costs more than many a view.
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {

@@ -42,6 +42,11 @@ void register_nested_matrices(Nested& nested);
 void register_nested_joining(Nested& nested);
 void register_nested_losses(Nested& nested);
 void register_nested_activations(Nested& nested);
+void register_nested_gradients(Nested& nested);
+void register_nested_batch_norm(Nested& nested);
+void register_nested_placing(Nested& nested);
+void register_nested_resampling(Nested& nested);
+void register_nested_composed(Nested& nested);
 void register_nested();
 
 } // namespace rivulet

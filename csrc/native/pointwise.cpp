@@ -158,7 +158,8 @@ void hook_unary() {
   hook(logit_stub, [](const at::TensorIteratorBase& iter, const c10::Scalar& eps) {
     // A negative eps stands for none.
     double edge = eps.toDouble();
-    return edge < 0 && call_pointwise(pointwise_op<"logit">(), iter);
+    return edge < 0 ? call_pointwise(pointwise_op<"logit">(), iter)
+                    : call_pointwise(pointwise_op<"logit_eps">(), iter, {eps});
   });
   hook(
       nan_to_num_stub,

@@ -29,7 +29,7 @@ bool product(
     return true;
   }
   if (!c10::isFloatingType(out.scalar_type())) {
-    return false;
+    return activation == RIVULET_NO_OP && int_product(out, a, b, bias, beta, alpha);
   }
   double factor = beta.isComplex() ? 0.0 : beta.toDouble();
   Tensor addend = bias && factor != 0.0 ? bias->expand(out.sizes()) : Tensor();

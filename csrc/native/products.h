@@ -15,4 +15,9 @@ bool product(
 // out = x weightᵀ + bias over the last dimension of a contiguous x; the bias may be undefined.
 bool linear_product(const at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
+// The same of integers, without an activation.
+bool int_product(
+    const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const at::Tensor* bias, const at::Scalar& beta,
+    const at::Scalar& alpha);
+
 } // namespace rivulet

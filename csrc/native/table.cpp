@@ -32,22 +32,43 @@ const std::unordered_set<std::string>& names() {
       "leaky_relu_backward", "mish", "mish_backward", "_prelu_kernel", "relu", "sigmoid_backward", "silu",
       "silu_backward", "softplus", "softplus_backward", "softshrink", "softshrink_backward", "tanh_backward",
       "threshold", "threshold_backward", "mse_loss", "smooth_l1_loss", "huber_loss",
+      "_prelu_kernel_backward", "addr", "elu_backward", "glu", "glu_backward", "huber_loss_backward",
+      "log_sigmoid_backward", "log_sigmoid_forward", "logit_backward", "mse_loss_backward", "polygamma",
+      "smooth_l1_loss_backward", "special_zeta",
+      "binary_cross_entropy", "binary_cross_entropy_backward",
       // copies and creation
-      "arange", "cat", "clone", "eye", "fill", "flip", "linspace", "roll", "tril", "triu", "zero",
+      "arange", "cat", "channel_shuffle", "clone", "eye", "fill", "flip", "linspace", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "roll", "tril", "triu", "unfold_backward", "zero",
       // reductions and running totals
       "_cummax_helper", "_cummin_helper", "_logcumsumexp", "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "linalg_vector_norm", "max", "mean", "min",
-      "nansum", "norm", "prod", "std", "std_mean", "sum", "var",
+      "aminmax", "count_nonzero", "equal", "median", "nanmedian", "nansum", "norm", "prod", "renorm", "std", "std_mean", "sum", "trace", "var",
       "var_mean",
       // rows
       "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "native_group_norm", "native_layer_norm",
       "native_layer_norm_backward", "sort", "topk",
       // products
-      "_addmm_activation", "addmm", "convolution", "convolution_backward", "addmv", "baddbmm", "bmm", "dot", "mm",
+      "_addmm_activation", "addbmm", "addmm", "convolution", "convolution_backward", "addmv", "baddbmm", "bmm", "dot", "linalg_cross", "mm", "vdot",
+      // batch normalisation
+      "_batch_norm_with_update", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+      "batch_norm_backward", "native_batch_norm", "native_batch_norm_backward", "native_dropout_backward",
+      // images
+      "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward",
+      "_upsample_nearest_exact1d", "_upsample_nearest_exact1d_backward", "_upsample_nearest_exact2d",
+      "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d", "_upsample_nearest_exact3d_backward",
+      "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_avg_pool3d_backward", "adaptive_max_pool2d",
+      "adaptive_max_pool2d_backward", "adaptive_max_pool3d", "adaptive_max_pool3d_backward", "avg_pool2d",
+      "avg_pool2d_backward", "avg_pool3d", "avg_pool3d_backward", "col2im", "im2col", "max_pool2d_with_indices",
+      "max_pool2d_with_indices_backward", "max_pool3d_with_indices", "max_pool3d_with_indices_backward",
+      "upsample_bilinear2d", "upsample_bilinear2d_backward", "upsample_linear1d", "upsample_linear1d_backward",
+      "upsample_nearest1d", "upsample_nearest1d_backward", "upsample_nearest2d", "upsample_nearest2d_backward",
+      "upsample_nearest3d", "upsample_nearest3d_backward", "upsample_trilinear3d", "upsample_trilinear3d_backward",
       // attention
       "_fused_sdp_choice", "_scaled_dot_product_flash_attention_for_cpu",
       // indexing
       "embedding", "embedding_dense_backward", "gather", "index", "isin", "_index_put_impl", "index_select", "scatter", "scatter_add", "scatter_reduce",
       "_assert_async",
+      "index_add", "index_copy", "index_fill", "index_reduce", "masked_scatter", "masked_select", "nonzero", "put",
+      "take",
+      "bincount", "bucketize", "repeat_interleave", "searchsorted",
       // random numbers
       "bernoulli", "exponential", "multinomial", "normal", "randperm", "random", "uniform",
       // losses over classes, padding
@@ -94,6 +115,11 @@ void prepare_hooks() {
   hook_random();
   hook_attention();
   hook_padding();
+  hook_gradients();
+  hook_placing();
+  hook_pooling();
+  hook_resampling();
+  hook_composed();
 }
 
 } // namespace rivulet

@@ -83,6 +83,7 @@ bool Views::recorded(int32_t status) {
   for (auto& moved : moved_) {
     moved.storage->set_data_ptr_noswap(std::move(moved.data));
   }
+  moved_.clear();
   return true;
 }
 

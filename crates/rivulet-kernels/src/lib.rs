@@ -44,6 +44,11 @@
 //! | [`Nll`]: nll_loss and its gradient | as [`NllPass`] says | [`params::NllParams`] |
 //! | [`EmbeddingGradient`] | out, sorted indices, order, gradient | [`params::EmbeddingGradientParams`] |
 //! | [`Pad`]: reflection, replication, and their gradients | out, x | [`params::PadParams`] |
+//! | [`Pool`]: averages and places of maxima, the gradient of averages | out, x | [`params::PoolParams`] |
+//! | [`Resample`]: nearest, linear, and their gradients | out, x | [`params::ResampleParams`] |
+//! | [`Unfold`]: columns of an image, and back | out, x | [`params::UnfoldParams`] |
+//! | [`Search`]: places in sorted rows | out, rows, values, order | [`params::SearchParams`] |
+//! | [`IntMatmul`]: in batches | out, a, b | [`params::IntMatmulParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
@@ -69,9 +74,10 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, Kernel, Layout,
+    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, IntMatmul, Kernel, Layout,
     LossReduction, MAX_GROUPS, Mask, Matmul, MatmulJoin, Nll, NllPass, Norm, NormBackward, NormColumns, Op,
-    Pad, PadMode, Pointwise, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Row, RowOp,
-    RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Sort, SortStep, Tile,
+    Pad, PadMode, Pointwise, Pool, PoolOp, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads,
+    Resample, ResampleMode, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort,
+    SortStep, Tile, Unfold,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

@@ -350,3 +350,114 @@ pub struct PadParams {
     /// Fills the struct to a multiple of 16 bytes.
     pub unused: [u32; 3],
 }
+
+/// Parameters of a pooling of dense `[outer, depth, height, width]`. Lists of four are depth, height, width and one that
+/// is unused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct PoolParams {
+    /// First element of the output and of x; the rest is unused.
+    pub offsets: [u32; 4],
+    /// Sizes of x, or of its gradient.
+    pub size: [u32; 4],
+    /// Sizes of the pooled side.
+    pub pooled: [u32; 4],
+    /// Sizes of a window; without meaning for adaptive ones, as are the next three.
+    pub kernel: [u32; 4],
+    /// Places from one window to the next.
+    pub stride: [u32; 4],
+    /// Places before the first.
+    pub padding: [i32; 4],
+    /// Places from one element of a window to the next; 1 for averages.
+    pub dilation: [u32; 4],
+    /// Elements of the output.
+    pub count: u32,
+    /// What the sum over a window is divided by; 0 for the number of its places.
+    pub divisor: i32,
+    /// 1 where places of the padding count too.
+    pub include_padding: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+}
+
+/// Parameters of a change of resolution of dense `[outer, depth, height, width]`. Lists of four are depth, height, width
+/// and one that is unused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ResampleParams {
+    /// First element of the output and of x; the rest is unused.
+    pub offsets: [u32; 4],
+    /// Sizes of the input, or of its gradient.
+    pub size: [u32; 4],
+    /// Sizes of the resampled side.
+    pub resampled: [u32; 4],
+    /// Places of the input for each of the output.
+    pub scale: [f32; 4],
+    /// Elements of the output.
+    pub count: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}
+
+/// Parameters of the columns of an image, `[samples, channels * kernel, blocks]`, and of the image of columns. Pairs are
+/// height, width.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct UnfoldParams {
+    /// First element of the output and of x; the rest is unused.
+    pub offsets: [u32; 4],
+    /// Size of the image.
+    pub size: [u32; 2],
+    /// Blocks along each dimension.
+    pub blocks: [u32; 2],
+    /// Size of a block.
+    pub kernel: [u32; 2],
+    /// Places from one block to the next.
+    pub stride: [u32; 2],
+    /// Zeros before the first place.
+    pub padding: [i32; 2],
+    /// Places from one element of a block to the next.
+    pub dilation: [u32; 2],
+    /// Elements of the output.
+    pub count: u32,
+    /// Channels of the image.
+    pub channels: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Parameters of a search in sorted rows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct SearchParams {
+    /// First element of the output, the sorted rows, the values, the order of the rows.
+    pub offsets: [u32; 4],
+    /// Elements of the output.
+    pub count: u32,
+    /// Elements of a sorted row.
+    pub size: u32,
+    /// Values for each row; 0 where there is one row for all.
+    pub values: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+}
+
+/// Parameters of a product of matrices of integers. Lists of four are in the order out, a, b and one that is unused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct IntMatmulParams {
+    /// First elements.
+    pub offsets: [u32; 4],
+    /// From one matrix to the next.
+    pub batch_strides: [u32; 4],
+    /// Of `a` along rows and along k, of `b` along k and along columns.
+    pub strides: [u32; 4],
+    /// Rows of `a` and of the output, which is dense.
+    pub m: u32,
+    /// Columns of `b` and of the output.
+    pub n: u32,
+    /// Columns of `a`, rows of `b`.
+    pub k: u32,
+    /// Matrices.
+    pub batch: u32,
+}

@@ -108,6 +108,26 @@ fn params_lie_in_rust_as_in_wgsl() {
             fields!(PadParams: offsets size padded before count),
         ),
         (
+            Kernel::Pool(Pool::new(PoolOp::Average, false, DType::F32, 0, 1)),
+            fields!(PoolParams: offsets size pooled kernel stride padding dilation count divisor include_padding),
+        ),
+        (
+            Kernel::Resample(Resample::new(ResampleMode::Linear, false, DType::F32, 0, 1)),
+            fields!(ResampleParams: offsets size resampled scale count),
+        ),
+        (
+            Kernel::Unfold(Unfold::new(false, DType::F32, 0, 1)),
+            fields!(UnfoldParams: offsets size blocks kernel stride padding dilation count channels),
+        ),
+        (
+            Kernel::Search(Search { dtype: DType::F32, output: DType::I64, right: false, order: false }),
+            fields!(SearchParams: offsets count size values),
+        ),
+        (
+            Kernel::IntMatmul(IntMatmul { dtype: DType::I64 }),
+            fields!(IntMatmulParams: offsets batch_strides strides m n k batch),
+        ),
+        (
             Kernel::Attention(attention),
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
                 queries keys dim group diagonal scale logsumexp_offset logsumexp_strides),

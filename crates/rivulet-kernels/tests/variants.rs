@@ -379,6 +379,61 @@ fn paddings_translate() {
 }
 
 #[test]
+fn pools_resamplings_and_columns_translate() {
+    let mut kernels = Vec::new();
+    let mut add = |kernel| {
+        if !kernels.contains(&kernel) {
+            kernels.push(kernel);
+        }
+    };
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::I64, DType::I16, DType::U8] {
+        for offset in [0, 1] {
+            for adaptive in [false, true] {
+                for op in [PoolOp::MaxPlace, PoolOp::Average, PoolOp::AverageBackward] {
+                    if dtype.is_float() || op != PoolOp::AverageBackward {
+                        add(Kernel::Pool(Pool::new(op, adaptive, dtype, offset, 8)));
+                    }
+                }
+            }
+            for backward in [false, true] {
+                for mode in [
+                    ResampleMode::Nearest,
+                    ResampleMode::NearestExact,
+                    ResampleMode::Linear,
+                    ResampleMode::LinearAligned,
+                ] {
+                    let copies =
+                        !backward && matches!(mode, ResampleMode::Nearest | ResampleMode::NearestExact);
+                    if dtype.is_float() || copies {
+                        add(Kernel::Resample(Resample::new(mode, backward, dtype, offset, 8)));
+                    }
+                }
+            }
+            for fold in [false, true] {
+                add(Kernel::Unfold(Unfold::new(fold, dtype, offset, 8)));
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
+fn searches_and_products_of_integers_translate() {
+    let mut kernels = Vec::new();
+    for dtype in DType::ALL {
+        for (right, order) in [(false, false), (true, false), (false, true), (true, true)] {
+            for output in [DType::I64, DType::I32] {
+                kernels.push(Kernel::Search(Search { dtype, output, right, order }));
+            }
+        }
+        if !dtype.is_float() && dtype != DType::Bool {
+            kernels.push(Kernel::IntMatmul(IntMatmul { dtype }));
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
 fn attention_translates() {
     let mut kernels = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {

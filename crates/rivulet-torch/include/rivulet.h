@@ -194,6 +194,29 @@ int32_t rivulet_layer_norm_backward(const rivulet_view *grad_x, const rivulet_vi
 int32_t rivulet_group_norm(const rivulet_view *out, const rivulet_view *mean, const rivulet_view *rstd,
                            const rivulet_view *x, const rivulet_view *weight, const rivulet_view *bias,
                            uint32_t groups, double eps);
+/* (x - mean) rstd weight + bias for each channel of [samples, channels, ...]; spread is the variance, to which eps is
+ * added, where is_variance, else rstd. weight and bias are optional. */
+int32_t rivulet_batch_norm(const rivulet_view *out, const rivulet_view *x, const rivulet_view *mean,
+                           const rivulet_view *spread, int32_t is_variance, const rivulet_view *weight,
+                           const rivulet_view *bias, double eps);
+/* Of dense [planes, depth, height, width]. kind 0: the largest element of each window, and its place. 1: the average,
+ * 2: the gradient of its input; divided by `divisor`, or where that is 0 by the places of the window, with those of the
+ * padding where asked. geometry: kernel, stride, padding and dilation of depth, height and width; null for windows that
+ * cut x into as many parts as out has places. places is for kind 0 alone. */
+int32_t rivulet_pool(uint32_t kind, const rivulet_view *out, const rivulet_view *places, const rivulet_view *x,
+                     const uint32_t geometry[12], int32_t include_padding, int64_t divisor);
+/* Of dense [planes, depth, height, width]. mode 0: nearest, 1: nearest-exact, 2: linear, 3: linear with aligned corners.
+ * scale: places of x for each of out. */
+int32_t rivulet_resample(uint32_t mode, int32_t backward, const rivulet_view *out, const rivulet_view *x,
+                         const float scale[3]);
+/* Between a dense image [samples, channels, height, width] and its blocks as columns. geometry: kernel, stride, padding
+ * and dilation of height and width. */
+int32_t rivulet_unfold(int32_t fold, const rivulet_view *out, const rivulet_view *x, const uint32_t geometry[8]);
+/* Where values belong in sorted rows; order, which sorts rows that are not, is optional. */
+int32_t rivulet_search(const rivulet_view *out, const rivulet_view *rows, const rivulet_view *values,
+                       const rivulet_view *order, int32_t right);
+/* out [batch, m, n], dense, of a [batch, m, k] and b [batch, k, n], all of one type of integers. */
+int32_t rivulet_int_matmul(const rivulet_view *out, const rivulet_view *a, const rivulet_view *b);
 /* values and indices may be shorter than x along dim: the first of the sorted elements. */
 int32_t rivulet_sort(const rivulet_view *values, const rivulet_view *indices, const rivulet_view *x, uint32_t dim,
                      int32_t descending);

@@ -4,6 +4,7 @@ mod attention;
 mod channel_norm;
 mod conv;
 mod index;
+mod int_matmul;
 mod loss;
 mod matmul;
 mod matmul_join;
@@ -12,15 +13,20 @@ mod norm_columns;
 mod ops;
 mod pad;
 mod pointwise;
+mod pool;
 mod reduce;
+mod resample;
 mod row;
 mod scan;
+mod search;
 mod sort;
+mod unfold;
 
 pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use index::{Gather, Scatter, ScatterOp};
+pub use int_matmul::IntMatmul;
 pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use matmul_join::MatmulJoin;
@@ -29,10 +35,14 @@ pub use ops::Op;
 pub use pad::{Pad, PadMode};
 use pointwise::GROUP as POINTWISE_GROUP;
 pub use pointwise::{Layout, Pointwise};
+pub use pool::{Pool, PoolOp};
 pub use reduce::{Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads};
+pub use resample::{Resample, ResampleMode};
 pub use row::{Norm, NormBackward, Row, RowOp, RowStore, RowThreads};
 pub use scan::{Scan, ScanOp};
+pub use search::Search;
 pub use sort::{Sort, SortStep};
+pub use unfold::Unfold;
 
 use crate::features::Features;
 
@@ -74,6 +84,16 @@ pub enum Kernel {
     Nll(Nll),
     /// Gradient of an embedding's table.
     EmbeddingGradient(EmbeddingGradient),
+    /// Pooling.
+    Pool(Pool),
+    /// Change of resolution.
+    Resample(Resample),
+    /// Columns of an image, and back.
+    Unfold(Unfold),
+    /// Places in sorted rows.
+    Search(Search),
+    /// Matrix product of integers.
+    IntMatmul(IntMatmul),
 }
 
 macro_rules! each_family {
@@ -95,6 +115,11 @@ macro_rules! each_family {
             Kernel::Pad($key) => $body,
             Kernel::Nll($key) => $body,
             Kernel::EmbeddingGradient($key) => $body,
+            Kernel::Pool($key) => $body,
+            Kernel::Resample($key) => $body,
+            Kernel::Unfold($key) => $body,
+            Kernel::Search($key) => $body,
+            Kernel::IntMatmul($key) => $body,
         }
     };
 }

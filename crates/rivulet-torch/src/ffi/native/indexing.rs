@@ -145,3 +145,24 @@ unsafe extern "C" fn rivulet_index_put(
         Ok(ops::index_put(device, &out, &source, &given, &sizes, &strides, accumulate != 0)?)
     })
 }
+
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - The views are null or valid during the call.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_search(
+    out: *const RawView,
+    rows: *const RawView,
+    values: *const RawView,
+    order: *const RawView,
+    right: i32,
+) -> i32 {
+    record(|device, temporaries| {
+        // SAFETY: by contract.
+        let (out, rows) = unsafe { (required(out, temporaries)?, required(rows, temporaries)?) };
+        // SAFETY: by contract.
+        let (values, order) = unsafe { (required(values, temporaries)?, optional(order, temporaries)?) };
+        Ok(ops::search(device, &out, &rows, &values, order.as_ref(), right != 0)?)
+    })
+}

@@ -1,6 +1,7 @@
 //! Native ops: tensors as C views, handed on to [`rivulet::ops`].
 
 mod elements;
+mod images;
 mod indexing;
 mod losses;
 mod products;

@@ -36,6 +36,20 @@ unsafe extern "C" fn rivulet_matmul(
 /// See `rivulet.h`.
 ///
 /// # Safety
+/// - The views are valid during the call.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_int_matmul(out: *const RawView, a: *const RawView, b: *const RawView) -> i32 {
+    record(|device, temporaries| {
+        // SAFETY: by contract.
+        let (out, a, b) =
+            unsafe { (required(out, temporaries)?, required(a, temporaries)?, required(b, temporaries)?) };
+        Ok(ops::int_matmul(device, &out, &a, &b)?)
+    })
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
 /// - The views are null or valid during the call; `geometry` points to seven numbers.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rivulet_convolution(
