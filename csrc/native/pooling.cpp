@@ -102,17 +102,6 @@ struct FlatAverage {
   }
 };
 
-template <Pooling kind>
-struct SolidAverage {
-  bool operator()(
-      const Tensor& out, const Tensor& x, int64_t kernel_w, int64_t kernel_h, int64_t kernel_d, int64_t stride_w,
-      int64_t stride_h, int64_t stride_d, int64_t pad_w, int64_t pad_h, int64_t pad_d, bool include_padding,
-      std::optional<int64_t> divisor) const {
-    auto geometry = solid({kernel_d, kernel_h, kernel_w}, {stride_d, stride_h, stride_w}, {pad_d, pad_h, pad_w});
-    return pool_average(kind, out, x, 3, &geometry, include_padding, divisor);
-  }
-};
-
 template <int64_t spatial>
 struct MaximumGradient {
   bool operator()(const Tensor& out, const Tensor& grad, const Tensor& places) const {
@@ -167,32 +156,18 @@ void hook_pooling() {
   hook(max_pool3d_backward_kernel, MaximumGradient<3>{});
   hook(avg_pool2d_kernel, FlatAverage<kAverage>{});
   hook(avg_pool2d_backward_kernel, FlatAverage<kAverageGradient>{});
-  hook(avg_pool3d_kernel, SolidAverage<kAverage>{});
-  hook(avg_pool3d_backward_kernel, SolidAverage<kAverageGradient>{});
   hook(adaptive_avg_pool2d_kernel, [](Tensor& out, const Tensor& x, at::IntArrayRef) {
     return pool_average(kAverage, out, x, 2, nullptr);
   });
-  hook(adaptive_avg_pool3d_kernel, [](Tensor& out, const Tensor& x, at::IntArrayRef) {
-    return pool_average(kAverage, out, x, 3, nullptr);
-  });
   hook(adaptive_avg_pool2d_backward_kernel, [](Tensor& out, const Tensor& grad) {
     return pool_average(kAverageGradient, out, grad, 2, nullptr);
-  });
-  hook(adaptive_avg_pool3d_backward_kernel, [](Tensor& out, const Tensor& grad) {
-    return pool_average(kAverageGradient, out, grad, 3, nullptr);
   });
   hook(
       adaptive_max_pool2d_kernel,
       [](const Tensor& out, const Tensor& places, const Tensor& x, at::IntArrayRef) {
         return pool_maximum(out, places, x, 2, nullptr);
       });
-  hook(
-      adaptive_max_pool3d_kernel,
-      [](const Tensor& out, const Tensor& places, const Tensor& x, at::IntArrayRef) {
-        return pool_maximum(out, places, x, 3, nullptr);
-      });
   hook(adaptive_max_pool2d_backward_kernel, MaximumGradient<2>{});
-  hook(adaptive_max_pool3d_backward_kernel, MaximumGradient<3>{});
   hook(pixel_shuffle_kernel, [](at::TensorBase& out, const at::TensorBase& x, int64_t factor) {
     return shuffle_pixels(Tensor(out), Tensor(x), factor, false);
   });
