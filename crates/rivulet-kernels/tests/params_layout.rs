@@ -36,6 +36,8 @@ fn params_lie_in_rust_as_in_wgsl() {
         head: HeadSize::Upto32,
         pairs: false,
         logsumexp: true,
+        quads: false,
+        tile: false,
     };
     let cases = [
         (pointwise(Layout::Linear), dense),

@@ -39,6 +39,8 @@ fn kernels() -> Vec<Kernel> {
             head: HeadSize::Upto64,
             pairs: true,
             logsumexp: false,
+            quads: false,
+            tile: false,
         }),
     ]
 }

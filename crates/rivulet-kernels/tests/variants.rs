@@ -439,8 +439,12 @@ fn attention_translates() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for mask in [Mask::None, Mask::Bool, Mask::Additive(DType::F32), Mask::Additive(DType::F16)] {
             for head in HeadSize::ALL {
-                for bits in 0..8 {
+                for bits in 0..32 {
                     let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                    let (quads, tile) = (bits & 8 != 0, bits & 16 != 0);
+                    if tile && !head.has_tile() {
+                        continue;
+                    }
                     kernels.push(Kernel::Attention(Attention {
                         dtype,
                         mask,
@@ -448,6 +452,8 @@ fn attention_translates() {
                         head,
                         pairs,
                         logsumexp,
+                        quads,
+                        tile,
                     }));
                 }
             }

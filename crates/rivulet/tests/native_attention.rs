@@ -54,11 +54,18 @@ fn reference(case: &Case<'_>) -> (Vec<f64>, Vec<f64>) {
 #[test]
 fn layouts_groups_masks_and_head_sizes() {
     let device = device_or_skip!();
-    let (batch, heads, queries, keys) = (2, 4, 9, 21);
+    let (batch, heads, keys) = (2, 4, 41);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for (kv_heads, dim, layout) in
-            [(4, 16, 0), (2, 33, 1), (1, 64, 2), (4, 80, 3), (2, 160, 4), (4, 1, 2)]
-        {
+        for (kv_heads, dim, layout, queries) in [
+            (4, 16, 0, 9),
+            (2, 33, 1, 9),
+            (1, 64, 2, 9),
+            (4, 80, 3, 9),
+            (2, 160, 4, 9),
+            (4, 1, 2, 9),
+            (2, 32, 0, 37),
+            (4, 60, 3, 37),
+        ] {
             let sizes = |heads: usize, rows: usize| [batch as u64, heads as u64, rows as u64, dim as u64];
             let (q, k, v) = (
                 numbers(dtype, batch * heads * queries * dim, 1),

@@ -46,6 +46,12 @@ pub struct Attention {
     pub pairs: bool,
     /// True where the logarithm of each query's sum of exponentials is kept.
     pub logsumexp: bool,
+    /// True where q, k and v are read four elements at a time: their offsets, strides and the head size are multiples of
+    /// four.
+    pub quads: bool,
+    /// True for a kernel that takes 64 queries of heads up to 32, or 32 of heads up to 64, in a workgroup. Not for larger
+    /// heads.
+    pub tile: bool,
 }
 
 impl HeadSize {
@@ -72,16 +78,34 @@ impl HeadSize {
         }
     }
 
-    /// Queries of a workgroup: fewer where they would fill the shared memory.
-    const fn queries(self) -> u32 {
-        if matches!(self, Self::Upto256) { 8 } else { 16 }
+    /// Whether there is a [tiled](Attention::tile) kernel.
+    pub const fn has_tile(self) -> bool {
+        matches!(self, Self::Upto32 | Self::Upto64)
     }
 }
 
 impl Attention {
     /// Workgroups for `queries` of `heads` heads in `batch` batches.
     pub fn groups(&self, queries: u32, heads: u32, batch: u32) -> [u32; 3] {
-        [queries.div_ceil(self.head.queries()), heads, batch]
+        [queries.div_ceil(self.queries()), heads, batch]
+    }
+
+    fn tile(&self) -> bool {
+        self.tile && self.head.has_tile()
+    }
+
+    /// Queries of a workgroup: fewer where they would fill the shared memory.
+    fn queries(&self) -> u32 {
+        match self.head {
+            HeadSize::Upto32 if self.tile => 64,
+            HeadSize::Upto64 if self.tile => 32,
+            HeadSize::Upto256 => 8,
+            _ => 16,
+        }
+    }
+
+    fn threads(&self) -> u32 {
+        if self.tile() { self.queries() * 2 } else { 128 }
     }
 
     pub(super) fn label(&self) -> String {
@@ -93,11 +117,14 @@ impl Attention {
         let causal = if self.causal { "_causal" } else { "" };
         let pairs = if self.pairs { "_pairs" } else { "" };
         let kept = if self.logsumexp { "_logsumexp" } else { "" };
-        format!("attention_{}_{}{mask}{causal}{pairs}{kept}", self.dtype.name(), self.head.dim())
+        let quads = if self.quads { "_quads" } else { "" };
+        let tile = if self.tile() { "_tile" } else { "" };
+        let (dtype, dim) = (self.dtype.name(), self.head.dim());
+        format!("attention_{dtype}_{dim}{mask}{causal}{pairs}{kept}{quads}{tile}")
     }
 
     pub(super) fn workgroup(&self) -> [u32; 3] {
-        [128, 1, 1]
+        [self.threads(), 1, 1]
     }
 
     pub(super) fn bindings(&self) -> u32 {
@@ -117,20 +144,8 @@ impl Attention {
     }
 
     pub(super) fn wgsl(&self) -> String {
-        let (queries, vectors) = (self.head.queries(), self.head.dim() / 4);
-        let lanes = 128 / queries;
-        let own = vectors / lanes;
+        let queries = self.queries();
         let pairs = self.pairs && !self.dtype.is_wide();
-        let (mut declare, mut scale, mut gather, mut write) =
-            (String::new(), String::new(), String::new(), String::new());
-        for v in 0..own {
-            // Writing to a String cannot fail.
-            let _ = writeln!(declare, "var o{v} = vec4<f32>();");
-            let _ = writeln!(scale, "o{v} = o{v} * factor;");
-            let from = format!("tile[j * {vectors}u + lane + {}u]", v * lanes);
-            let _ = writeln!(gather, "o{v} = fma(vec4<f32>(weight), {from}, o{v});");
-            let _ = writeln!(write, "store_four(to, (lane + {}u) * 4u, o{v} * share);", v * lanes);
-        }
         let store = if pairs {
             format!(
                 "out[i / 2u] = encode_{0}(value[j]) | (encode_{0}(value[j + 1u]) << 16u);",
@@ -160,46 +175,144 @@ impl Attention {
             }
         };
         let access = if pairs { Access::Words } else { Access::Store };
-        let mut shader = Shader::new(
-            include_str!("../../wgsl/params/attention.wgsl"),
-            include_str!("../../wgsl/kernel/attention.wgsl"),
-        )
-        .compute(Native::F32)
-        .set("QUERIES", queries.to_string())
-        .set("LANES", lanes.to_string())
-        .set("OWN", own.to_string())
-        .set("VECTORS", vectors.to_string())
-        .set("Q_VECTORS", (queries * vectors).to_string())
-        .set("KV_VECTORS", (16 * vectors).to_string())
-        .set("SCORES", (queries * 16).to_string())
-        .set("CAUSAL", if self.causal { " && i32(key) <= i32(query) + p.diagonal" } else { "" })
-        .set("PAIR", if pairs { "2" } else { "1" })
-        .set("MASK", mask)
-        .set("END", end)
-        .set("STORE", store)
-        .set("DECLARE", declare)
-        .set("SCALE", scale)
-        .set("GATHER", gather)
-        .set("WRITE", write)
-        .operand("out", self.dtype, access)
-        .operand("q", self.dtype, Access::Load)
-        .operand("k", self.dtype, Access::Load)
-        .operand("v", self.dtype, Access::Load);
+        let load = if self.quads { Access::LoadFour } else { Access::Load };
+        let body = if self.tile() {
+            concat!(
+                include_str!("../../wgsl/kernel/attention_parts.wgsl"),
+                include_str!("../../wgsl/kernel/attention_tile.wgsl")
+            )
+        } else {
+            concat!(
+                include_str!("../../wgsl/kernel/attention_parts.wgsl"),
+                include_str!("../../wgsl/kernel/attention.wgsl")
+            )
+        };
+        let mut shader = Shader::new(include_str!("../../wgsl/params/attention.wgsl"), body)
+            .compute(Native::F32)
+            .set("QUERIES", queries.to_string())
+            .set("THREADS", self.threads().to_string())
+            .set("FOUR_Q", self.four("q"))
+            .set("FOUR_K", self.four("k"))
+            .set("FOUR_V", self.four("v"))
+            .set("CAUSAL", if self.causal { " && i32(key) <= i32(query) + p.diagonal" } else { "" })
+            .set("PAIR", if pairs { "2" } else { "1" })
+            .set("MASK", mask)
+            .set("END", end)
+            .set("STORE", store)
+            .operand("out", self.dtype, access)
+            .operand("q", self.dtype, load)
+            .operand("k", self.dtype, load)
+            .operand("v", self.dtype, load);
+        shader = if self.tile() { self.tiles(shader) } else { self.lanes(shader) };
         shader = match self.mask {
             Mask::None => shader,
             Mask::Bool => shader.operand("mask", DType::Bool, Access::Load),
             Mask::Additive(dtype) => shader.operand("mask", dtype, Access::Load),
         };
         if self.logsumexp {
-            const KEEP: &str = "if (lane == 0u) {
-        let place = group.z * p.logsumexp_strides.x + group.y * p.logsumexp_strides.y;
-        let kept = select(highest + log_f32(sum), -inf_f32(), is_zero(sum));
-        store_logsumexp(p.logsumexp_offset + place + query * p.logsumexp_strides.z, kept);
-    }";
-            shader = shader.operand("logsumexp", DType::F32, Access::Store).set("KEEP", KEEP);
-        } else {
-            shader = shader.set("KEEP", "");
+            shader = shader.operand("logsumexp", DType::F32, Access::Store);
         }
         shader.finish()
+    }
+
+    /// The function that reads four elements of an operand from element `d` of a head on.
+    fn four(&self, name: &str) -> String {
+        if self.quads {
+            return format!(
+                "fn four_{name}(base: u32, d: u32) -> vec4<f32> {{\nif (d < p.dim) {{ return load_four_{name}(base + d); }}\n\
+                 return vec4<f32>();\n}}"
+            );
+        }
+        format!(
+            "fn fetch_{name}(base: u32, d: u32) -> f32 {{\nif (d < p.dim) {{ return load_{name}(base + d); }}\n\
+             return 0.0;\n}}\n\
+             fn four_{name}(base: u32, d: u32) -> vec4<f32> {{\n\
+             return vec4<f32>(fetch_{name}(base, d), fetch_{name}(base, d + 1u), fetch_{name}(base, d + 2u), \
+             fetch_{name}(base, d + 3u));\n}}"
+        )
+    }
+
+    /// Keeps the logarithm of a query's sum of exponentials.
+    fn keep(&self, highest: &str, sum: &str, query: &str) -> String {
+        if !self.logsumexp {
+            return String::new();
+        }
+        format!(
+            "let place = group.z * p.logsumexp_strides.x + group.y * p.logsumexp_strides.y;\n\
+             let kept = select({highest} + log_f32({sum}), -inf_f32(), is_zero({sum}));\n\
+             store_logsumexp(p.logsumexp_offset + place + {query} * p.logsumexp_strides.z, kept);"
+        )
+    }
+
+    fn lanes(&self, shader: Shader) -> Shader {
+        let (queries, vectors) = (self.queries(), self.head.dim() / 4);
+        let lanes = self.threads() / queries;
+        let own = vectors / lanes;
+        let (mut declare, mut scale, mut gather, mut write) =
+            (String::new(), String::new(), String::new(), String::new());
+        for v in 0..own {
+            // Writing to a String cannot fail, here and below.
+            let _ = writeln!(declare, "var o{v} = vec4<f32>();");
+            let _ = writeln!(scale, "o{v} = o{v} * factor;");
+            let from = format!("tile[j * {vectors}u + lane + {}u]", v * lanes);
+            let _ = writeln!(gather, "o{v} = fma(vec4<f32>(weight), {from}, o{v});");
+            let _ = writeln!(write, "store_four(to, (lane + {}u) * 4u, o{v} * share);", v * lanes);
+        }
+        let keep = format!("if (lane == 0u) {{\n{}\n}}", self.keep("highest", "sum", "query"));
+        shader
+            .set("LANES", lanes.to_string())
+            .set("OWN", own.to_string())
+            .set("VECTORS", vectors.to_string())
+            .set("Q_VECTORS", (queries * vectors).to_string())
+            .set("KV_VECTORS", (16 * vectors).to_string())
+            .set("SCORES", (queries * 16).to_string())
+            .set("DECLARE", declare)
+            .set("SCALE", scale)
+            .set("GATHER", gather)
+            .set("WRITE", write)
+            .set("KEEP", if self.logsumexp { keep } else { String::new() })
+    }
+
+    fn tiles(&self, shader: Shader) -> Shader {
+        let (queries, dim) = (self.queries(), self.head.dim());
+        // A vector more than there are queries, so that rows begin in other banks.
+        let (vectors, pitch) = (dim / 4, queries / 4 + 1);
+        let own = vectors / 8;
+        let (mut declare, mut scale, mut gather, mut write) =
+            (String::new(), String::new(), String::new(), String::new());
+        for v in 0..own {
+            let _ = writeln!(gather, "let b{v} = tile_v[j * {vectors}u + x + {}u];", v * 8);
+        }
+        for r in 0..4 {
+            let query = format!("query + {r}u");
+            let _ = writeln!(write, "if ({query} < p.queries) {{");
+            // A query that sees no key gives 0, as PyTorch's safe softmax.
+            let _ = writeln!(write, "let share = select(1.0 / total[{r}], 0.0, is_zero(total[{r}]));");
+            let _ = writeln!(write, "let to = base.x + ({query}) * p.row_strides.x;");
+            for v in 0..own {
+                let _ = writeln!(declare, "var o{r}_{v} = vec4<f32>();");
+                let _ = writeln!(scale, "o{r}_{v} = o{r}_{v} * factor[{r}];");
+                let _ = writeln!(gather, "o{r}_{v} = fma(vec4<f32>(a[{r}]), b{v}, o{r}_{v});");
+                let _ = writeln!(write, "store_four(to, (x + {}u) * 4u, o{r}_{v} * share);", v * 8);
+            }
+            let keep = self.keep(&format!("highest[{r}]"), &format!("total[{r}]"), &format!("({query})"));
+            let _ = if self.logsumexp {
+                writeln!(write, "if (x == 0u) {{\n{keep}\n}}\n}}")
+            } else {
+                writeln!(write, "}}")
+            };
+        }
+        shader
+            .set("DIM", dim.to_string())
+            .set("ROWS", (queries / 4).to_string())
+            .set("VECTORS", vectors.to_string())
+            .set("Q_PITCH", pitch.to_string())
+            .set("Q_VECTORS", (dim * pitch).to_string())
+            .set("TILE_VECTORS", (dim * 9).max(32 * pitch).to_string())
+            .set("V_VECTORS", (32 * vectors).to_string())
+            .set("DECLARE", declare)
+            .set("SCALE", scale)
+            .set("GATHER", gather)
+            .set("WRITE", write)
     }
 }

@@ -109,10 +109,39 @@ fn attention_is_what_it_is_defined_as() {
                     [(1, 1, 8), (1, 50, 64), (19, 19, 32), (33, 70, 80), (9, 20, 200), (5, 3, 7)]
                 {
                     let head = HeadSize::choose(dim).unwrap();
-                    let key = Attention { dtype, mask, causal, head, pairs: dim % 2 == 0, logsumexp: false };
+                    let pairs = dim % 2 == 0;
+                    let (logsumexp, quads, tile) = (false, false, false);
+                    let key = Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile };
                     check(key, queries, keys, dim as usize);
                 }
             }
         }
+    }
+}
+
+#[test]
+fn attention_on_tiles_and_by_fours() {
+    need_device!();
+    let f32_masks = [Mask::None, Mask::Bool, Mask::Additive(DType::F32)];
+    let wide =
+        f32_masks.iter().flat_map(|&mask| [false, true].map(|causal| (DType::F32, mask, causal, true)));
+    let narrow = [(DType::F16, Mask::None, true, false), (DType::BF16, Mask::Bool, false, true)];
+    for (dtype, mask, causal, quads) in wide.chain(narrow) {
+        for (queries, keys, dim) in [(70, 66, 24), (40, 67, 64)] {
+            let head = HeadSize::choose(dim).unwrap();
+            let (pairs, logsumexp, tile) = (true, false, true);
+            check(
+                Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile },
+                queries,
+                keys,
+                dim as usize,
+            );
+        }
+    }
+    for (dtype, dim) in [(DType::F32, 80), (DType::F16, 200), (DType::BF16, 28)] {
+        let head = HeadSize::choose(dim).unwrap();
+        let (mask, pairs, logsumexp, quads, tile) = (Mask::None, true, false, true, false);
+        let key = Attention { dtype, mask, causal: false, head, pairs, logsumexp, quads, tile };
+        check(key, 17, 35, dim as usize);
     }
 }

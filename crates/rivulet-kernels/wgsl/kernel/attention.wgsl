@@ -6,42 +6,6 @@ var<workgroup> tile_q: array<vec4<f32>, $Q_VECTORS>;
 var<workgroup> tile: array<vec4<f32>, $KV_VECTORS>;
 var<workgroup> scores: array<f32, $SCORES>;
 
-fn fetch_q(base: u32, d: u32) -> f32 {
-    if (d < p.dim) {
-        return load_q(base + d);
-    }
-    return 0.0;
-}
-fn fetch_k(base: u32, d: u32) -> f32 {
-    if (d < p.dim) {
-        return load_k(base + d);
-    }
-    return 0.0;
-}
-fn fetch_v(base: u32, d: u32) -> f32 {
-    if (d < p.dim) {
-        return load_v(base + d);
-    }
-    return 0.0;
-}
-fn visible(query: u32, key: u32) -> bool {
-    return key < p.keys$CAUSAL;
-}
-fn masked(score: f32, base: u32, query: u32, key: u32) -> f32 {
-    if (!visible(query, key)) {
-        return -inf_f32();
-    }
-    $MASK
-}
-fn store_four(to: u32, d: u32, value: vec4<f32>) {
-    for (var j = 0u; j < 4u; j += $PAIRu) {
-        if (d + j < p.dim) {
-            let i = to + d + j;
-            $STORE
-        }
-    }
-}
-
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let kv_head = group.y / p.group;
@@ -56,7 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = local; i < $Q_VECTORSu; i += 128u) {
         let start = base.y + min(first_query + i / $VECTORSu, last) * p.row_strides.y;
         let d = i % $VECTORSu * 4u;
-        tile_q[i] = vec4<f32>(fetch_q(start, d), fetch_q(start, d + 1u), fetch_q(start, d + 2u), fetch_q(start, d + 3u)) * p.scale;
+        tile_q[i] = four_q(start, d) * p.scale;
     }
     var highest = -inf_f32();
     var sum = 0.0;
@@ -66,7 +30,7 @@ $DECLARE
         for (var i = local; i < $KV_VECTORSu; i += 128u) {
             let start = base.z + min(first + i / $VECTORSu, p.keys - 1u) * p.row_strides.z;
             let d = i % $VECTORSu * 4u;
-            tile[i] = vec4<f32>(fetch_k(start, d), fetch_k(start, d + 1u), fetch_k(start, d + 2u), fetch_k(start, d + 3u));
+            tile[i] = four_k(start, d);
         }
         workgroupBarrier();
         for (var j = lane; j < 16u; j += $LANESu) {
@@ -80,7 +44,7 @@ $DECLARE
         for (var i = local; i < $KV_VECTORSu; i += 128u) {
             let start = base.w + min(first + i / $VECTORSu, p.keys - 1u) * p.row_strides.w;
             let d = i % $VECTORSu * 4u;
-            tile[i] = vec4<f32>(fetch_v(start, d), fetch_v(start, d + 1u), fetch_v(start, d + 2u), fetch_v(start, d + 3u));
+            tile[i] = four_v(start, d);
         }
         var top = highest;
         for (var j = 0u; j < 16u; j++) {

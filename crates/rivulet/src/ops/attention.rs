@@ -13,6 +13,9 @@ use smallvec::SmallVec;
 
 const OP: &str = "attention";
 
+/// Queries from which on the kernel on tiles leaves few of its invocations without work.
+const TILE_QUERIES: u64 = 20;
+
 /// `out = softmax(scale q kᵀ + mask) v`, for `[batch, heads, length, size]` tensors of one floating-point type and any
 /// strides. The heads of `q` are a multiple of those of `k` and `v`, which groups of them share; all have one head size,
 /// up to 256. The mask is broadcast to `[batch, heads, queries, keys]`: bools are true where a key is seen, numbers are
@@ -73,6 +76,9 @@ pub fn attention(
         let even = |view: &View<'_>| {
             view.offset.is_multiple_of(2) && view.strides[..3].iter().all(|stride| stride % 2 == 0)
         };
+        let fourth = |view: &View<'_>| {
+            view.offset.is_multiple_of(4) && view.strides[..3].iter().all(|stride| stride % 4 == 0)
+        };
         let key = Attention {
             dtype: q.dtype,
             mask: kind,
@@ -80,6 +86,8 @@ pub fn attention(
             head,
             pairs: !out.dtype.is_wide() && dim.is_multiple_of(2) && even(&written),
             logsumexp: logsumexp.is_some(),
+            quads: dim.is_multiple_of(4) && fourth(&q) && fourth(&k) && fourth(&v),
+            tile: head.has_tile() && queries >= TILE_QUERIES,
         };
         let views = [&*written, &*q, &*k, &*v];
         let stride = |dim: usize| views.map(|view| view.strides[dim] as u32);
