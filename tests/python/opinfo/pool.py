@@ -127,6 +127,9 @@ class Pool:
                     item = self._queue.get_nowait()
                 except queue.Empty:
                     return
+                # From here on it cannot be cancelled, and its result has a place.
+                if not self.futures[item].set_running_or_notify_cancel():
+                    continue
                 if worker is None or not worker.alive():
                     if worker is not None:
                         worker.close()
