@@ -28,6 +28,8 @@ NEXT_TORCH = "2.15.0"
 # What must hold on the newer PyTorch too; the rest runs on the main one.
 NEXT_TORCH_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py", "test_models.py"]
 FAST_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py"]
+# On two cores a part takes at most two minutes.
+VULKAN_PARTS = 5
 DARWIN = "aarch64-apple-darwin"
 
 
@@ -226,8 +228,11 @@ class Suite:
     def opinfo(self) -> Count:
         shard = "all" if self.args.opinfo_all else f"{commit_number() % 10}/10"
         say(f"shard {shard}")
+        # Values and gradients in float32 alone, so that a larger part takes no longer.
+        vulkan = "all" if self.args.opinfo_all else f"{commit_number() % VULKAN_PARTS}/{VULKAN_PARTS}"
         timeout = 3 * 3600 if self.args.opinfo_all else 1200
-        return self.python_tests(MAIN_TORCH, opinfo_files(), [], {"RIVULET_OPINFO_SHARD": shard}, timeout)
+        env = {"RIVULET_OPINFO_SHARD": shard, "RIVULET_OPINFO_VULKAN_SHARD": vulkan}
+        return self.python_tests(MAIN_TORCH, opinfo_files(), [], env, timeout)
 
     def stages(self) -> list[Stage]:
         args = self.args

@@ -24,9 +24,6 @@ from opinfo import items  # noqa: E402
 from opinfo.pool import Pool  # noqa: E402
 
 
-BAD = {"fail", "unexpected pass"}
-
-
 def summary(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Counts of entries by task and status."""
     table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -55,8 +52,29 @@ def places(results: dict[items.Item, dict[str, Any]]) -> dict[str, dict[str, Any
     return table
 
 
-def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: float) -> None:
-    """A passing item is a row of COLUMNS; any other an object that says what it is."""
+def read_table(path: Path) -> tuple[dict[str, Any], dict[items.Item, dict[str, Any]]]:
+    """What write_table() wrote, and the results in it."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    nothing = {"errors": [], "fell_back": [], **dict.fromkeys(("passed", *COLUMNS), 0)}
+    results = {}
+    for item in items.all_items():
+        row = table["entries"].get(item.entry, {}).get(item.task)
+        if row is None:
+            continue
+        if isinstance(row, list):
+            row = dict(zip(table["columns"], row))
+            row["passed"] = row["samples"]
+            names = table.get(f"places, {item.task}", {"fell_back": {}})["fell_back"].get(item.entry, [])
+            row["fell_back"] = [f"aten::{name}" for name in names]
+        results[item] = {**nothing, **row}
+    return table, results
+
+
+def write_table(
+    path: Path, results: dict[items.Item, dict[str, Any]], seconds: float, onto: dict[str, Any] | None
+) -> None:
+    """A passing item is a row of COLUMNS; any other an object that says what it is. `onto` is the table of the runs
+    before this one that some of the results are of."""
     entries: dict[str, dict[str, Any]] = defaultdict(dict)
     for item, result in results.items():
         state = items.status(item, result)
@@ -65,7 +83,7 @@ def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: 
             row if state == "pass" else {"status": state, **{k: v for k, v in result.items() if v and k != "seconds"}}
         )
     adapter = record.adapter()
-    table = {
+    run = {
         "command": shlex.join(["./run", "exec", "python", "tests/python/opinfo", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": record.machine(),
@@ -73,6 +91,12 @@ def write_table(path: Path, results: dict[items.Item, dict[str, Any]], seconds: 
         "versions": record.versions(),
         "adapter": adapter,
         "seconds": round(seconds),
+    }
+    # The newest run is the table's own, and says what those before it were.
+    before = [] if onto is None else [*onto.get("before", []), {key: onto[key] for key in run}]
+    table = {
+        **run,
+        **({"before": before} if before else {}),
         "columns": COLUMNS,
         "meaning": {
             "samples": "samples run; in a row all of them passed",
@@ -120,8 +144,13 @@ def main() -> int:
     parser.add_argument("--print", action="store_true", help="show failures and the summary, write no table")
     parser.add_argument("--here", action="store_true", help="run in this process, for a debugger")
     parser.add_argument("--out", type=Path, help="where the table goes")
+    parser.add_argument("--onto", type=Path, help="a table of this device and PyTorch; items run now replace its own")
     args = parser.parse_args()
     chosen = items.select(args.shard, args.entries, args.tasks)
+    onto, earlier = read_table(args.onto) if args.onto else (None, {})
+    for what, now in (("adapter", record.adapter()), ("versions", record.versions())):
+        if onto is not None and onto[what] != now:
+            parser.error(f"--onto {args.onto}: it has {what} {onto[what]}, this run {now}")
     start = time.monotonic()
     results: dict[items.Item, dict[str, Any]] = {}
     pool = None if args.here else Pool(chosen, args.workers)
@@ -129,7 +158,7 @@ def main() -> int:
         source = ((item, items.run_item(item)) for item in chosen) if pool is None else pool.as_completed()
         for number, (item, result) in enumerate(source, 1):
             results[item] = result
-            if items.status(item, result) in BAD:
+            if items.status(item, result) in items.BAD:
                 print(f"{items.status(item, result).upper()} {item.name}: {result['passed']} of {result['samples']} samples", flush=True)
                 for error in result["errors"]:
                     print(f"    {error}", flush=True)
@@ -146,8 +175,8 @@ def main() -> int:
     if not args.print:
         where = record.adapter()["backend"]
         out = args.out or ROOT / "benchmarks" / "results" / f"opinfo-{where}-{datetime.date.today().isoformat()}.json"
-        write_table(out, results, seconds)
-    return 1 if any(items.status(item, result) in BAD for item, result in results.items()) else 0
+        write_table(out, {**earlier, **results}, seconds, onto)
+    return 1 if any(items.status(item, result) in items.BAD for item, result in results.items()) else 0
 
 
 if __name__ == "__main__":

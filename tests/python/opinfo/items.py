@@ -138,6 +138,9 @@ def status(item: Item, result: dict[str, Any]) -> str:
     return "not on cpu" if result["raised_alike"] == result["samples"] else "pass"
 
 
+BAD = {"fail", "unexpected pass"}
+
+
 def run_item(item: Item) -> dict[str, Any]:
     """Runs it in this process. The result is plain data."""
     import rivulet

@@ -26,11 +26,11 @@ ITEMS_PER_WORKER = 400
 
 
 class Worker:
-    """One process. Used by one thread."""
+    """One process, with `env` beside what this one has. Used by one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: dict[str, str]) -> None:
         self.stderr = tempfile.TemporaryFile()
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+        env = {**os.environ, **env, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py"))],
             stdin=subprocess.PIPE,
@@ -90,13 +90,14 @@ def _describe(code: int) -> str:
 
 
 class Pool:
-    """Starts at once; `result(item)` waits for one item. Close it when done."""
+    """Starts at once; `result(item)` waits for one item. Close it when done. `env` is for the workers."""
 
-    def __init__(self, items: list[Item], workers: int) -> None:
+    def __init__(self, items: list[Item], workers: int, env: dict[str, str] | None = None) -> None:
         self.futures: dict[Item, Future[dict[str, Any]]] = {item: Future() for item in items}
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         for item in _longest_first(items):
             self._queue.put(item)
+        self._env = env or {}
         self._stop = threading.Event()
         self._current: dict[int, Worker] = {}
         self._threads = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(workers)]
@@ -126,10 +127,13 @@ class Pool:
                     item = self._queue.get_nowait()
                 except queue.Empty:
                     return
+                # From here on it cannot be cancelled, and its result has a place.
+                if not self.futures[item].set_running_or_notify_cancel():
+                    continue
                 if worker is None or not worker.alive():
                     if worker is not None:
                         worker.close()
-                    worker = self._current[number] = Worker()
+                    worker = self._current[number] = Worker(self._env)
                 self.futures[item].set_result(worker.run(item))
         finally:
             if worker is not None:

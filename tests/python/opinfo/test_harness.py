@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from . import checks, compare, items
+from . import pool as pool_module
 from .compare import Difference
 from .pool import Pool
 from .samples import Mirror
@@ -125,6 +128,36 @@ def test_a_worker_that_dies_costs_its_item_alone(monkeypatch: pytest.MonkeyPatch
         assert "exit code 1" in pool.result(bad)["errors"][0]
     finally:
         pool.close()
+
+
+def test_a_pool_closes_while_its_workers_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """Ends its item some time after it is killed, each later than the one before."""
+
+        count = 0
+
+        def __init__(self, env: dict[str, str]) -> None:
+            Slow.count += 1
+            self.seconds = 0.3 * Slow.count
+            self.killed = threading.Event()
+            self.process = SimpleNamespace(kill=self.killed.set)
+
+        def run(self, item: items.Item) -> dict[str, Any]:
+            self.killed.wait()
+            time.sleep(self.seconds)
+            return {}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(pool_module, "Worker", Slow)
+    raised: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    pool = Pool([items.Item("op", n, "abs", f"task {n}") for n in range(4)], workers=2)
+    while Slow.count < 2:
+        time.sleep(0.01)
+    pool.close()
+    assert not raised
+    assert sorted(future.cancelled() for future in pool.futures.values()) == [False, False, True, True]
 
 
 def test_every_shard_together_is_everything() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import items
+from . import items, verdict
 from .pool import Pool
 
 SHARD = os.environ.get("RIVULET_OPINFO_SHARD", "17/100")
@@ -30,12 +30,4 @@ def pool() -> Iterator[Pool]:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name)
 def test_mps_does_what_the_cpu_does(pool: Pool, item: items.Item) -> None:
-    result = pool.result(item)
-    status = items.status(item, result)
-    if status == "no samples":
-        pytest.skip("the database has no samples for it")
-    if status == "expected failure":
-        pytest.xfail(items.expected_reason(item) or "")
-    if status == "unexpected pass":
-        pytest.fail(f"passes, but expected_failures.json lists it: {items.expected_reason(item)}")
-    assert status != "fail", f"{result['passed']} of {result['samples']} samples\n" + "\n".join(result["errors"])
+    verdict.check(item, pool.result(item))
