@@ -1,15 +1,18 @@
 """mps on a GPU beside PyTorch CUDA on the same GPU: the same models, the same script, one run.
 
 Calls a second by number of threads, with a wait after every call and after every 256. CUDA runs with a stream for each
-thread and on the default stream, and the better of the two counts. Needs a CUDA build of PyTorch and a Vulkan driver of
-the same card; `RIVULET_ADAPTER` names it.
+thread and on the default stream, and the better of the two counts. Then the bandwidth in GB/s (1e9 bytes read and written
+a second) of ops on 1 GiB that do little else than move bytes. Needs a CUDA build of PyTorch and a Vulkan driver of the
+same card; `RIVULET_ADAPTER` names it. Without CUDA only mps is measured; `--quick` is for trying the script on a CPU.
 
     RIVULET_ADAPTER=nvidia python benchmarks/h200.py --out result.json
+    RIVULET_ADAPTER=llvmpipe LP_NUM_THREADS=0 python benchmarks/h200.py --quick
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -69,6 +72,73 @@ def workloads() -> dict[str, tuple[nn.Module | None, Callable[[], torch.Tensor]]
     for size in (128, 512, 1024, 4096):
         table[f"mm {size}"] = (None, lambda size=size: torch.randn(size, size))
     return table
+
+
+def small_workloads() -> dict[str, tuple[nn.Module | None, Callable[[], torch.Tensor]]]:
+    return {
+        "lin 256-128 b32": (nn.Linear(256, 128), lambda: torch.randn(32, 256)),
+        "TransformerEncoderLayer [1, 8, 64]": (
+            nn.TransformerEncoderLayer(64, 4, 64, dropout=0.0, batch_first=True),
+            lambda: torch.randn(1, 8, 64),
+        ),
+        "mm 64": (None, lambda: torch.randn(64, 64)),
+    }
+
+
+def bandwidth_ops(device: str, size: int) -> dict[str, tuple[Call, int]]:
+    """Name, call, and the bytes that it has to read and write. Operands have `size` bytes of float32."""
+    x, y = (torch.rand(size // 4096, 1024, device=device) for _ in range(2))
+    weight, bias = torch.rand(1024, device=device), torch.rand(1024, device=device)
+    return {
+        "add": (lambda: x + y, 3 * size),
+        "copy": (lambda: y.copy_(x), 2 * size),
+        "softmax": (lambda: x.softmax(1), 2 * size),
+        "layer_norm": (lambda: nn.functional.layer_norm(x, (1024,), weight, bias), 2 * size),
+    }
+
+
+def bandwidth(device: Device, call: Call, size: int, seconds: float) -> float:
+    """GB/s of one thread: the median of five rounds of calls with one wait at the end of each."""
+
+    def run(times: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(times):
+            call()
+        device.wait()
+        return (time.perf_counter() - begun) / times
+
+    run(3)
+    times = max(1, int(seconds / 5 / run(1)))
+    return size / sorted(run(times) for _ in range(5))[2] / 1e9
+
+
+def bandwidths(only: str, size: int, seconds: float) -> list[dict[str, Any]]:
+    rows = []
+    label = f"{size >> 20} MiB" if size < 1 << 30 else f"{size >> 30} GiB"
+    devices = ("cuda", "mps") if torch.cuda.is_available() else ("mps",)
+    for op in ("add", "copy", "softmax", "layer_norm"):
+        name = f"{op} {label}"
+        if only not in name:
+            continue
+        row: dict[str, Any] = {"workload": name, "unit": "GB/s"}
+        for device in devices:
+            # One device at a time holds its gigabytes.
+            call, moved = bandwidth_ops(device, size)[op]
+            rivulet.reset_fallback_counts()
+            with torch.no_grad():
+                row[device] = bandwidth(Device(device, False), call, moved, seconds)
+            if rivulet.fallback_counts():
+                row["fallbacks"] = rivulet.fallback_counts()
+            del call
+            (torch.cuda if device == "cuda" else torch.mps).empty_cache()
+        rows.append(row)
+        ratio = f"{row['mps'] / row['cuda']:.2f}" if "cuda" in row else ""
+        print(
+            f"{name:<38}cuda {row.get('cuda', 0):>8.0f} GB/s   mps {row['mps']:>8.1f} GB/s   {ratio} "
+            f"{row.get('fallbacks', '')}",
+            flush=True,
+        )
+    return rows
 
 
 def call_of(model: nn.Module | None, x: torch.Tensor) -> Call:
@@ -143,12 +213,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.4)
     parser.add_argument("--only", default="")
     parser.add_argument("--threads", default=",".join(map(str, THREADS)))
+    parser.add_argument("--quick", action="store_true", help="small sizes and few threads: tries the script itself")
     args = parser.parse_args()
     torch.manual_seed(0)
+    if args.quick:
+        args.seconds, args.threads = 0.05, "1,4"
     threads = [int(count) for count in args.threads.split(",")]
     print(rivulet.adapter().name, torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA", flush=True)
     rows = []
-    for name, (model, make) in workloads().items():
+    for name, (model, make) in (small_workloads() if args.quick else workloads()).items():
         if args.only not in name:
             continue
         x = make()
@@ -158,15 +231,13 @@ def main() -> int:
             for device in ("cuda", "mps") if torch.cuda.is_available() else ("mps",):
                 if model is not None:
                     model = model.float().to("cpu")
-                import copy
-
                 there = copy.deepcopy(model).to(device) if model is not None else None
                 calls[device] = call_of(there, x.to(device))
                 rivulet.reset_fallback_counts()
                 got = calls[device]().cpu().double()
                 error = ((got - expected).norm() / expected.norm()).item()
                 print(f"{name:<38}{device:<6}relative error {error:.1e} {rivulet.fallback_counts() if device == 'mps' else ''}", flush=True)
-        for every in (1, 256) if not name.startswith(("MiniLM", "mm 4096")) else (1, 16):
+        for every in (1, 8) if args.quick else (1, 256) if not name.startswith(("MiniLM", "mm 4096")) else (1, 16):
             for count in threads:
                 row = {"workload": name, "every": every, "threads": count}
                 if "cuda" in calls:
@@ -185,6 +256,8 @@ def main() -> int:
                     f"mps {row['mps']:>10.0f}/s   {ratio}",
                     flush=True,
                 )
+        calls.clear()
+    rows += bandwidths(args.only, 1 << 20 if args.quick else 1 << 30, args.seconds)
     if args.out:
         result = {"machine": record.machine(), "commit": record.commit(), "versions": record.versions(), "rows": rows}
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
