@@ -85,6 +85,9 @@ def reductions() -> None:
     check("max with places", lambda x: tuple(x.max(1)), A)
     check("norm", lambda x: x.norm(), A)
     check("norm along a dimension", lambda x: x.norm(dim=1), A)
+    check("norm of order 3", lambda x: x.norm(3, dim=1), A)
+    check("norm of all of order 1.5", lambda x: x.norm(1.5), A)
+    check("cdist", torch.cdist, A, B[:5])
     check("cumsum", lambda x: x.cumsum(1), A)
     check("cummax", lambda x: tuple(x.cummax(1)), A)
     check("logsumexp", lambda x: x.logsumexp(1), A)
@@ -219,6 +222,7 @@ def images() -> None:
     ties = image.round().where(image < 1, torch.nan)
     check("places among equals and NaNs", lambda x: F.max_pool2d(x, 3, 1, 1, return_indices=True), ties)
     check("max_pool2d of integers", lambda x: F.max_pool2d(x.int(), 2), image * 9)
+    check("max_unpool2d", lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), image)
     check("avg_pool1d", graded(lambda x: F.avg_pool1d(x, 3, 2)), line)
     check("avg_pool2d", graded(lambda x: F.avg_pool2d(x, 3, 2, 1)), image)
     for options in ({"count_include_pad": False}, {"divisor_override": 5}):
@@ -280,6 +284,9 @@ def places() -> None:
     check("searchsorted, right", lambda x, y: torch.searchsorted(x.sort().values, y.log(), right=True), A, B)
     check("searchsorted by an order", lambda x, y: torch.searchsorted(x, y, sorter=x.argsort(1)), A, B)
     check("bucketize", lambda x: torch.bucketize(x, on(x, [-4, 0, 3]), out_int32=True), INTS)
+    for x in (INTS % 3, INTS[0, :1], INTS[0, :2], INTS[:1] // 4):
+        both = {"return_inverse": True, "return_counts": True}
+        check(f"unique of {x.numel()}", lambda x, options=both: torch.unique(x, **options), x)
     check("bincount", lambda x: torch.bincount(x.flatten().abs(), minlength=15), INTS)
     check("repeat_interleave", lambda x: x.repeat_interleave(on(x, [2, 0, 1, 1, 0, 0, 3]), 0), A)
 

@@ -98,7 +98,8 @@ unsafe extern "C" fn rivulet_resample(
             ResampleMode::Linear,
             ResampleMode::LinearAligned,
         ];
-        let mode = MODES.get(mode as usize).copied().ok_or_else(|| no_kernel("no such change of resolution"))?;
+        let mode =
+            MODES.get(mode as usize).copied().ok_or_else(|| no_kernel("no such change of resolution"))?;
         // SAFETY: by contract.
         let (out, x) = unsafe { (required(out, temporaries)?, required(x, temporaries)?) };
         // SAFETY: by contract.
