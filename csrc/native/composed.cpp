@@ -5,6 +5,7 @@
 #include <ATen/native/UnfoldBackward.h>
 
 #include "native/call.h"
+#include "native/composed.h"
 #include "native/hook.h"
 #include "native/hooks.h"
 #include "native/host.h"
@@ -37,8 +38,10 @@ Tensor count_nonzero(const Tensor& x, IntArrayRef dims) {
 }
 
 bool equal(const Tensor& a, const Tensor& b) {
-  bool alike = has_dtype(a) && a.scalar_type() == b.scalar_type() && a.numel() != 0 && a.sizes() == b.sizes();
-  return alike ? a.eq(b).all().item<bool>() : host::on_the_host<at::_ops::equal>(a, b);
+  if (!has_dtype(a) || a.scalar_type() != b.scalar_type()) {
+    return host::on_the_host<at::_ops::equal>(a, b);
+  }
+  return a.sizes() == b.sizes() && (a.numel() == 0 || a.eq(b).all().item<bool>());
 }
 
 // --- losses ---
@@ -169,6 +172,14 @@ Tensor bucketize(const Tensor& values, const Tensor& bounds, bool narrow, bool r
   return out.defined() ? out : host::on_the_host<at::_ops::bucketize_Tensor>(values, bounds, narrow, right);
 }
 
+Tensor bucketize_number(const Scalar& value, const Tensor& bounds, bool narrow, bool right) {
+  bool fits = bounds.dim() == 1 && has_dtype(bounds) &&
+      (c10::isFloatingType(bounds.scalar_type()) || value.isIntegral(false)) && !value.isComplex();
+  Tensor out = fits ? search(bounds, at::full({}, value, bounds.options()), narrow, right, std::nullopt, std::nullopt)
+                    : Tensor();
+  return out.defined() ? out : host::on_the_host<at::_ops::bucketize_Scalar>(value, bounds, narrow, right);
+}
+
 // Each of a row's elements as often as it is asked for; their number is read from the device where it is not given.
 Tensor repeat_interleave(const Tensor& repeats, std::optional<c10::SymInt> size) {
   bool fits = repeats.dim() == 1 && repeats.numel() != 0 &&
@@ -186,6 +197,46 @@ Tensor repeat_interleave(const Tensor& repeats, std::optional<c10::SymInt> size)
     }
   }
   return host::on_the_host<at::_ops::repeat_interleave_Tensor>(repeats, std::move(size));
+}
+
+// --- pairs and runs ---
+
+// x1 - x2 for each pair of rows, while those are not too many.
+constexpr int64_t kPairs = int64_t{1} << 26;
+
+Tensor cdist_forward(const Tensor& a, const Tensor& b, double order, std::optional<int64_t> mode) {
+  bool fits = has_dtype(a) && a.scalar_type() == b.scalar_type() && c10::isFloatingType(a.scalar_type()) &&
+      a.dim() >= 2 && b.dim() >= 2 && a.size(-1) == b.size(-1) && a.numel() != 0 && b.numel() != 0 &&
+      a.numel() <= kPairs / b.numel();
+  if (fits) {
+    return at::linalg_vector_norm(a.unsqueeze(-2).sub(b.unsqueeze(-3)), order, {-1});
+  }
+  return host::on_the_host<at::_ops::_cdist_forward>(a, b, order, mode);
+}
+
+// Sorted elements, where runs of equal ones begin, and from those what was asked for.
+std::tuple<Tensor, Tensor, Tensor> unique2(const Tensor& x, bool sorted, bool inverse, bool counts) {
+  if (!has_dtype(x) || x.numel() == 0 || x.scalar_type() == c10::kBool) {
+    return host::on_the_host<at::_ops::_unique2>(x, sorted, inverse, counts);
+  }
+  auto [values, order] = x.reshape({-1}).sort();
+  int64_t count = x.numel();
+  Tensor begins = at::ones({count}, x.options().dtype(c10::kBool));
+  if (count > 1) {
+    begins.narrow(0, 1, count - 1).copy_(values.narrow(0, 1, count - 1).ne(values.narrow(0, 0, count - 1)));
+  }
+  Tensor starts = true_places(begins);
+  Tensor back = at::empty({0}, starts.options());
+  Tensor lengths = at::empty({0}, starts.options());
+  if (inverse) {
+    back = at::empty({count}, starts.options());
+    back.scatter_(0, order, begins.cumsum(0, c10::kLong).sub_(1));
+    back = back.view(x.sizes());
+  }
+  if (counts) {
+    lengths = at::cat({starts.narrow(0, 1, starts.numel() - 1), at::full({1}, count, starts.options())}).sub_(starts);
+  }
+  return {values.index_select(0, starts), back, lengths};
 }
 
 // --- stubs ---
@@ -238,9 +289,28 @@ void register_nested_composed(Nested& nested) {
   nested.impl("searchsorted.Tensor_out", OnTheHost<searchsorted_Tensor_out>::call);
   nested.impl("searchsorted.Scalar_out", OnTheHost<searchsorted_Scalar_out>::call);
   nested.impl("bucketize.Tensor", rivulet::bucketize);
-  nested.impl("bucketize.Scalar", OnTheHost<bucketize_Scalar>::call);
+  nested.impl("bucketize.Scalar", bucketize_number);
   nested.impl("bucketize.Tensor_out", OnTheHost<bucketize_Tensor_out>::call);
+  nested.impl("_cdist_forward", cdist_forward);
+  nested.impl("_unique2", unique2);
   nested.impl("repeat_interleave.Tensor", rivulet::repeat_interleave);
+}
+
+bool power_norm(const at::TensorIteratorBase& iter, double order) {
+  Tensor out(iter.tensor_base(0));
+  Tensor x(iter.tensor_base(1));
+  if (!has_dtype(x) || !has_dtype(out) || !c10::isFloatingType(x.scalar_type()) || out.dim() != x.dim()) {
+    return false;
+  }
+  c10::DimVector reduced;
+  for (int64_t dim = 0; dim < x.dim(); ++dim) {
+    if (out.size(dim) == 1) {
+      reduced.push_back(dim);
+    }
+  }
+  Tensor powers = x.to(c10::kFloat).abs().pow_(order);
+  out.copy_((reduced.empty() ? powers : powers.sum(reduced, true)).pow_(1.0 / order));
+  return true;
 }
 
 void hook_composed() {

@@ -64,7 +64,7 @@ struct OnDevice {
       TORCH_CHECK(
           out.sizes() == sizes, "output with shape ", out.sizes(), " doesn't match the broadcast shape ", sizes);
     } else if (strides.empty()) {
-      out = at::detail::empty_generic(sizes, &device_allocator(), kKeys, dtype, std::nullopt);
+      out = at::detail::empty_generic(sizes, &device_allocator(), kKeys, dtype, options.memory_format_opt());
     } else {
       out = at::detail::empty_strided_generic(sizes, strides, &device_allocator(), kKeys, dtype);
     }

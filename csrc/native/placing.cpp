@@ -5,6 +5,7 @@
 #include <ATen/native/IndexKernel.h>
 
 #include "native/call.h"
+#include "native/composed.h"
 #include "native/hook.h"
 #include "native/hooks.h"
 #include "native/host.h"
@@ -211,7 +212,8 @@ bool is_countable(const Tensor& x) {
   return x.numel() != 0 && x.numel() <= INT32_MAX && dtype_of(x.scalar_type()) != RIVULET_NO_DTYPE;
 }
 
-// Places of the true elements of a flat mask, as int64. How many there are is read from the device.
+} // namespace
+
 Tensor true_places(const Tensor& mask) {
   Tensor running = mask.cumsum(0, c10::kLong);
   int64_t count = running.select(0, -1).item<int64_t>();
@@ -228,6 +230,8 @@ Tensor true_places(const Tensor& mask) {
   return places;
 }
 
+namespace {
+
 Tensor nonzero(const Tensor& x) {
   if (!is_countable(x) || x.dim() == 0) {
     return host::on_the_host<at::_ops::nonzero>(x);
@@ -235,14 +239,14 @@ Tensor nonzero(const Tensor& x) {
   Tensor flat = x.scalar_type() == c10::kBool ? x : x.ne(0);
   Tensor places = true_places(flat.reshape({-1}));
   // As on the CPU a dimension's coordinates lie together.
-  Tensor out = at::empty({x.dim(), places.numel()}, places.options());
+  Tensor out = at::empty_strided({places.numel(), x.dim()}, {1, places.numel()}, places.options());
   int64_t inner = x.numel();
   for (int64_t dim = 0; dim < x.dim() && places.numel() != 0; ++dim) {
     inner /= x.size(dim);
     Tensor coordinate = inner == 1 ? places : places.div(inner, "floor");
-    out.select(0, dim).copy_(dim == 0 ? coordinate : coordinate.remainder(x.size(dim)));
+    out.select(1, dim).copy_(dim == 0 ? coordinate : coordinate.remainder(x.size(dim)));
   }
-  return out.t();
+  return out;
 }
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
@@ -256,12 +260,15 @@ Tensor masked_select(const Tensor& x, const Tensor& mask) {
 
 Tensor& masked_scatter_(Tensor& x, const Tensor& mask, const Tensor& source) {
   bool fits = is_countable(x) && mask.scalar_type() == c10::kBool && source.scalar_type() == x.scalar_type() &&
-      source.numel() != 0 && at::is_expandable_to(mask.sizes(), x.sizes());
+      at::is_expandable_to(mask.sizes(), x.sizes());
   if (fits) {
     Tensor wide = mask.expand(x.sizes());
     Tensor running = wide.reshape({-1}).cumsum(0, c10::kLong);
     // The CPU refuses a source that is too small.
     fits = source.numel() >= x.numel() || running.select(0, -1).item<int64_t>() <= source.numel();
+    if (fits && source.numel() == 0) {
+      return x;
+    }
     if (fits) {
       Tensor picked = source.reshape({-1}).index_select(0, running.sub_(1).clamp_min_(0));
       return x.copy_(at::where(wide, picked.view(x.sizes()), x));

@@ -60,9 +60,9 @@ bool pool_maximum(
       values.finish() && indices.finish();
 }
 
-// The gradient goes to where the maximum was.
-bool pool_maximum_gradient(const Tensor& out, const Tensor& grad, const Tensor& places, int64_t spatial) {
-  if (out.numel() == 0 || grad.numel() == 0) {
+// Elements of a pooled side to the places that it kept: alone (a pooling's way back), or added (its gradient).
+bool to_places(bool added, const Tensor& out, const Tensor& x, const Tensor& places, int64_t spatial) {
+  if (out.numel() == 0 || x.numel() == 0) {
     return false;
   }
   DenseResult result(out);
@@ -70,8 +70,8 @@ bool pool_maximum_gradient(const Tensor& out, const Tensor& grad, const Tensor& 
   auto planes = [&](const Tensor& tensor) { return volume(tensor, spatial).flatten(1); };
   Views views;
   return views.changed(planes(result.dense)) && views.input(planes(places.contiguous())) &&
-      views.input(planes(grad.contiguous())) &&
-      views.recorded(rivulet_scatter(1, views.at(0), 1, views.at(1), views.at(2), {})) && result.finish();
+      views.input(planes(x.contiguous())) &&
+      views.recorded(rivulet_scatter(added, views.at(0), 1, views.at(1), views.at(2), {})) && result.finish();
 }
 
 bool pool_average(
@@ -105,7 +105,7 @@ struct FlatAverage {
 template <int64_t spatial>
 struct MaximumGradient {
   bool operator()(const Tensor& out, const Tensor& grad, const Tensor& places) const {
-    return pool_maximum_gradient(out, grad, places, spatial);
+    return to_places(true, out, grad, places, spatial);
   }
 };
 
@@ -168,6 +168,12 @@ void hook_pooling() {
         return pool_maximum(out, places, x, 2, nullptr);
       });
   hook(adaptive_max_pool2d_backward_kernel, MaximumGradient<2>{});
+  hook(max_unpool2d_kernel, [](Tensor& out, const Tensor& x, const Tensor& places) {
+    return to_places(false, out, x, places, 2);
+  });
+  hook(max_unpool3d_kernel, [](Tensor& out, const Tensor& x, const Tensor& places) {
+    return to_places(false, out, x, places, 3);
+  });
   hook(pixel_shuffle_kernel, [](at::TensorBase& out, const at::TensorBase& x, int64_t factor) {
     return shuffle_pixels(Tensor(out), Tensor(x), factor, false);
   });

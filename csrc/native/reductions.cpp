@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "native/call.h"
+#include "native/composed.h"
 #include "native/hook.h"
 #include "native/hooks.h"
 
@@ -135,7 +136,7 @@ void hook_reductions() {
         : p == 0.0       ? reduce(reduce_op<"count_nonzero">(), iter)
         : p == INFINITY  ? reduce(reduce_op<"max_abs">(), iter)
         : p == -INFINITY ? reduce(reduce_op<"min_abs">(), iter)
-                         : false;
+                         : power_norm(iter, p);
   });
   hook(std_var_stub, [](const at::TensorIterator& iter, double correction, bool root) {
     double count = static_cast<double>(iter.numel()) / static_cast<double>(iter.num_output_elements());

@@ -51,13 +51,14 @@ const std::unordered_set<std::string>& names() {
       "_batch_norm_with_update", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
       "batch_norm_backward", "native_batch_norm", "native_batch_norm_backward", "native_dropout_backward",
       // images
-      "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", 
+      "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward",
       "_upsample_nearest_exact1d", "_upsample_nearest_exact1d_backward", "_upsample_nearest_exact2d",
       "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d", "_upsample_nearest_exact3d_backward",
       "adaptive_avg_pool2d", "adaptive_max_pool2d",
       "adaptive_max_pool2d_backward", "avg_pool2d",
       "avg_pool2d_backward", "col2im", "im2col", "max_pool2d_with_indices",
       "max_pool2d_with_indices_backward", "max_pool3d_with_indices", "max_pool3d_with_indices_backward",
+      "max_unpool2d", "max_unpool3d",
       "upsample_bilinear2d", "upsample_bilinear2d_backward", "upsample_linear1d", "upsample_linear1d_backward",
       "upsample_nearest1d", "upsample_nearest1d_backward", "upsample_nearest2d", "upsample_nearest2d_backward",
       "upsample_nearest3d", "upsample_nearest3d_backward", "upsample_trilinear3d", "upsample_trilinear3d_backward",
@@ -68,7 +69,7 @@ const std::unordered_set<std::string>& names() {
       "_assert_async",
       "index_add", "index_copy", "index_fill", "index_reduce", "masked_scatter", "masked_select", "nonzero", "put",
       "take",
-      "bincount", "bucketize", "repeat_interleave", "searchsorted",
+      "_cdist_forward", "_unique2", "bincount", "bucketize", "repeat_interleave", "searchsorted",
       // random numbers
       "bernoulli", "exponential", "multinomial", "normal", "randperm", "random", "uniform",
       // losses over classes, padding

@@ -26,6 +26,15 @@ bool holds(const c10::StorageImpl& storage, const void* data) {
   return at >= start && at < start + storage.nbytes();
 }
 
+// True where a tensor has every element of its storage.
+bool covers(const at::TensorBase& tensor, const c10::StorageImpl& storage) {
+  size_t bytes = tensor.itemsize();
+  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    bytes *= tensor.stride(dim) == 0 ? 1 : tensor.size(dim);
+  }
+  return bytes >= storage.nbytes();
+}
+
 } // namespace
 
 uint32_t dtype_of(c10::ScalarType type) {
@@ -131,8 +140,10 @@ bool Views::place(const at::TensorBase& tensor, Use use, void* data) {
         return false;
       }
       size_t offset = static_cast<const char*>(data) - static_cast<const char*>(storage->data());
-      auto fresh = use == Use::Change ? written_kernel_memory(storage->data(), storage->nbytes())
-                                      : allocate_kernel_memory(storage->nbytes());
+      // What the op leaves alone stays what it was.
+      bool keeps = use == Use::Change || !covers(tensor, *storage);
+      auto fresh = keeps ? written_kernel_memory(storage->data(), storage->nbytes())
+                         : allocate_kernel_memory(storage->nbytes());
       view.block = rivulet_block_of(fresh.get());
       view.data = static_cast<char*>(fresh.get()) + offset;
       moved_.push_back({storage, std::move(fresh)});

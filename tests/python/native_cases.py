@@ -96,6 +96,9 @@ def reductions() -> None:
     check("max with places", lambda x: tuple(x.max(1)), A)
     check("norm", lambda x: x.norm(), A)
     check("norm along a dimension", lambda x: x.norm(dim=1), A)
+    check("norm of order 3", lambda x: x.norm(3, dim=1), A)
+    check("norm of all of order 1.5", lambda x: x.norm(1.5), A)
+    check("cdist", torch.cdist, A, B[:5])
     check("cumsum", lambda x: x.cumsum(1), A)
     check("cummax", lambda x: tuple(x.cummax(1)), A)
     check("logsumexp", lambda x: x.logsumexp(1), A)
@@ -130,7 +133,13 @@ def products() -> None:
     check("dot", torch.dot, A[0], B[0])
     check("einsum", lambda x, y: torch.einsum("ij,kj->ik", x, y), A, B)
     check("bfloat16", lambda x, y: x.bfloat16() @ y.bfloat16().t(), A, B)
-    check("integers fall back", lambda x: x @ x.t(), INTS, native=False)
+    check("integers", lambda x: x @ x.t(), INTS)
+    check("bytes wrap", lambda x: x.to(torch.uint8) @ x.t().to(torch.uint8), INTS)
+    check("batches of integers", lambda x: torch.bmm(x[None], x.t()[None]).int(), INTS)
+    check("addmm of integers", lambda x: torch.addmm(x[:, :3], x, x.t(), beta=2, alpha=3), INTS)
+    check("addbmm", torch.addbmm, torch.randn(4, 6), torch.randn(3, 4, 5), torch.randn(3, 5, 6))
+    check("vdot", torch.vdot, A[0], B[0])
+    check("addr", lambda x, y: torch.addr(x[:, :7], x[:, 0], y[:, 0], beta=0.5), A, B)
     check("conv1d", F.conv1d, torch.randn(2, 3, 10), torch.randn(4, 3, 3))
     check("conv2d", F.conv2d, torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3))
     check("attention", F.scaled_dot_product_attention, HEADS, HEADS + 1, HEADS * 2)
@@ -169,6 +178,133 @@ def shapes_and_places() -> None:
     check("eye", lambda x: torch.eye(4, device=x.device), A)
     check("to int32", lambda x: (x * 10).to(torch.int32), A)
     check("to bool", lambda x: x.bool(), INTS)
+
+
+def graded(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The result of a call and the gradients of its operands."""
+
+    def run(*operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leaves = [x.detach().requires_grad_() for x in operands]
+        result = call(*leaves)
+        (result * result).sum().backward()
+        return (result.detach(), *(x.grad for x in leaves))
+
+    return run
+
+
+def gradients() -> None:
+    for name in "elu selu celu glu logsigmoid leaky_relu softplus mish hardswish hardtanh softsign".split():
+        check(name, graded(getattr(F, name)), torch.randn(7, 32))
+    check("prelu", graded(F.prelu), torch.randn(2, 3, 5), torch.rand(3))
+    check("logit", graded(lambda x: torch.logit(x.sigmoid(), 0.2)), A)
+    for loss in (F.mse_loss, F.smooth_l1_loss, F.huber_loss):
+        for reduction in ("mean", "sum", "none"):
+            check(f"{loss.__name__} {reduction}", graded(lambda x, y, f=loss, r=reduction: f(x, y, reduction=r)), A, B)
+    check("binary_cross_entropy", graded(F.binary_cross_entropy), torch.rand(7, 33), torch.rand(7, 33))
+    check("with logits", graded(F.binary_cross_entropy_with_logits), A, torch.rand(7, 33))
+    check("polygamma", lambda x: torch.polygamma(2, x.abs() + 1), A)
+    check("zeta", lambda x, y: torch.special.zeta(x.abs() + 2, y.abs() + 1), A, B)
+    check("round to decimals", lambda x: torch.round(x, decimals=2), A)
+    check("renorm", lambda x: x.renorm(2, 0, 3.0), A)
+    check("aminmax", lambda x: tuple(x.aminmax(dim=1)), A)
+    check("cross", graded(torch.linalg.cross), torch.randn(4, 3), torch.randn(4, 3))
+    check("unfold", graded(lambda x: x.unfold(1, 5, 2)), A)
+    check("trace", torch.trace, A)
+    check("count_nonzero", lambda x: torch.count_nonzero(x.relu(), 1), A)
+    check("median", torch.median, A)
+    check("nanmedian", lambda x: torch.nanmedian(x.log()), A)
+    batch, vectors = torch.randn(4, 3, 5, 6), (torch.rand(3), torch.randn(3))
+    for train in (False, True):
+
+        def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, train: bool = train) -> torch.Tensor:
+            mean, variance = torch.full_like(weight.detach(), 0.5), torch.ones_like(weight.detach())
+            made = F.batch_norm(x, mean, variance, weight, bias, train, 0.3)
+            return torch.cat([made.flatten(), mean, variance])
+
+        check(f"batch_norm, training {train}", graded(norm), batch, *vectors)
+    check("batch_norm of rows", graded(lambda x: F.batch_norm(x, None, None, training=True)), A)
+    check("instance_norm", graded(F.instance_norm), batch)
+    half = batch.bfloat16()
+    check("batch_norm of bfloat16", lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True), half, *vectors)
+
+
+def images() -> None:
+    line, image, solid = torch.randn(2, 3, 11), torch.randn(2, 3, 9, 10), torch.randn(2, 3, 5, 6, 7)
+    check("max_pool1d", graded(lambda x: F.max_pool1d(x, 3, 2)), line)
+    check("max_pool2d", graded(lambda x: F.max_pool2d(x, 3, 2, 1)), image)
+    check("max_pool2d, dilated", graded(lambda x: F.max_pool2d(x, 2, 3, 1, 2, ceil_mode=True)), image)
+    check("max_pool3d", graded(lambda x: F.max_pool3d(x, 2)), solid)
+    check("places of maxima", lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True), image)
+    ties = image.round().where(image < 1, torch.nan)
+    check("places among equals and NaNs", lambda x: F.max_pool2d(x, 3, 1, 1, return_indices=True), ties)
+    check("max_pool2d of integers", lambda x: F.max_pool2d(x.int(), 2), image * 9)
+    check("max_unpool2d", lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), image)
+    check("avg_pool1d", graded(lambda x: F.avg_pool1d(x, 3, 2)), line)
+    check("avg_pool2d", graded(lambda x: F.avg_pool2d(x, 3, 2, 1)), image)
+    for options in ({"count_include_pad": False}, {"divisor_override": 5}):
+        check(f"avg_pool2d {options}", graded(lambda x, o=options: F.avg_pool2d(x, 3, 2, 1, True, **o)), image)
+    for size in (1, 3, (4, 7), (12, 13)):
+        check(f"adaptive_avg_pool2d {size}", graded(lambda x, size=size: F.adaptive_avg_pool2d(x, size)), image)
+        check(f"adaptive_max_pool2d {size}", graded(lambda x, size=size: F.adaptive_max_pool2d(x, size)), image)
+    check("adaptive_avg_pool1d", graded(lambda x: F.adaptive_avg_pool1d(x, 4)), line)
+    last = image.to(memory_format=torch.channels_last)
+    check("channels last", lambda x: F.max_pool2d(x, 3) + F.avg_pool2d(x, 3), last)
+    check("sum of channels last", lambda x: x + x, last)
+    check("float16", lambda x: F.max_pool2d(x.half(), 2, 1) + F.avg_pool2d(x.half(), 2, 1), image)
+    for mode in ("nearest", "nearest-exact", "bilinear"):
+        for size in ((5, 23), (18, 20)):
+            check(f"{mode} {size}", graded(lambda x, s=size, m=mode: F.interpolate(x, s, mode=m)), image)
+        check(f"{mode} by a factor", graded(lambda x, m=mode: F.interpolate(x, scale_factor=1.7, mode=m)), image)
+    check("aligned", graded(lambda x: F.interpolate(x, (4, 25), mode="bilinear", align_corners=True)), image)
+    check("linear", graded(lambda x: F.interpolate(x, 25, mode="linear")), line)
+    check("trilinear", graded(lambda x: F.interpolate(x, (9, 3, 10), mode="trilinear")), solid)
+    check("columns", graded(lambda x: F.unfold(x, (3, 2), 2, 1, 2)), image)
+    check("image of columns", graded(lambda x: F.fold(x, (9, 10), 3, padding=1, stride=2)), torch.randn(2, 27, 25))
+    check("pixel_shuffle", lambda x: F.pixel_shuffle(x, 3), torch.randn(2, 18, 4, 5))
+    check("pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 5), torch.randn(2, 3, 10, 15))
+    check("channel_shuffle", lambda x: F.channel_shuffle(x, 3), torch.randn(2, 6, 4, 5))
+
+    def small() -> torch.nn.Module:
+        nn = torch.nn
+        first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2)
+        return nn.Sequential(
+            first, nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), second, nn.BatchNorm2d(16), nn.SiLU(),
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 32),
+        )  # fmt: skip
+
+    training(small(), torch.randn(32, 3, 12, 12))
+
+
+def places() -> None:
+    index = [4, 0, 4]
+    check("index_add", lambda x, y: x.index_add(0, on(x, index), y[:3], alpha=2), A, B)
+    check("index_add of integers", lambda x: x.index_add(1, on(x, [1, 1]), x[:, :2]), INTS)
+    check("index_copy", lambda x, y: x.index_copy(1, on(x, [4, 0]), y[:, :2]), A, B)
+    check("index_fill", lambda x: x.index_fill(1, on(x, index), 2.5), A)
+    for kind in ("prod", "mean", "amax", "amin"):
+        for whole in (False, True):
+            check(
+                f"index_reduce {kind} {whole}",
+                lambda x, y, k=kind, w=whole: x.index_reduce(0, on(x, index), y[:3], k, include_self=w), A, B,
+            )  # fmt: skip
+    check("put", lambda x: x.clone().put_(on(x, [1, -2]), on(x, [5.0, 6.0])), A)
+    check("take", lambda x: x.take(on(x, [[1, -2], [70, 0]])), A)
+    check("nonzero", lambda x: x.relu().nonzero(), A)
+    check("nonzero of a vector", lambda x: x[0].gt(0).nonzero(), A)
+    check("nothing is nonzero", lambda x: x.gt(99).nonzero(), A)
+    check("masked_select", lambda x, y: x.masked_select(y > 0), A, B)
+    check("index by a mask", lambda x: x[x > 0], A)
+    check("put by a mask", lambda x: x.clone().index_put_((x > 0,), on(x, 3.0)), A)
+    check("masked_scatter", lambda x, y: x.masked_scatter(x > 0, y), A, B)
+    check("searchsorted", lambda x, y: torch.searchsorted(x.sort().values, y), A, B)
+    check("searchsorted, right", lambda x, y: torch.searchsorted(x.sort().values, y.log(), right=True), A, B)
+    check("searchsorted by an order", lambda x, y: torch.searchsorted(x, y, sorter=x.argsort(1)), A, B)
+    check("bucketize", lambda x: torch.bucketize(x, on(x, [-4, 0, 3]), out_int32=True), INTS)
+    for x in (INTS % 3, INTS[0, :1], INTS[0, :2], INTS[:1] // 4):
+        both = {"return_inverse": True, "return_counts": True}
+        check(f"unique of {x.numel()}", lambda x, options=both: torch.unique(x, **options), x)
+    check("bincount", lambda x: torch.bincount(x.flatten().abs(), minlength=15), INTS)
+    check("repeat_interleave", lambda x: x.repeat_interleave(on(x, [2, 0, 1, 1, 0, 0, 3]), 0), A)
 
 
 def random_numbers() -> None:
@@ -237,11 +373,11 @@ def models() -> None:
 
 
 def training(layer: torch.nn.Module, x: torch.Tensor) -> None:
-    """One step's gradients of a transformer layer, without a fallback."""
+    """One step's gradients of a model, without a fallback."""
     there, here = copy.deepcopy(layer).train().to("mps"), copy.deepcopy(layer).train()
     rivulet.reset_fallback_counts()
     for m, device in ((here, "cpu"), (there, "mps")):
-        F.cross_entropy(m(x.to(device)).flatten(0, 1), torch.arange(32, device=device)).backward()
+        F.cross_entropy(m(x.to(device)).reshape(32, -1), torch.arange(32, device=device)).backward()
     if rivulet.fallback_counts():
         WRONG.append(f"training fell back: {rivulet.fallback_counts()}")
     for (name, one), two in zip(here.named_parameters(), there.parameters()):
