@@ -99,6 +99,10 @@ fn layouts_groups_masks_and_head_sizes() {
             );
             for mask in 0..3 {
                 for causal in [false, true] {
+                    // The tiles' own arithmetic is the same for all types; each kernel takes a second to compile.
+                    if queries > 20 && dtype != DType::F32 && !(mask == 2 && causal) {
+                        continue;
+                    }
                     let out = zeros(&device, dtype, &layouts(&sizes(heads, queries))[(layout + 3) % 5]);
                     let kept = zeros(&device, DType::F32, &layouts(&sizes(heads, queries)[..3])[layout]);
                     let (added_view, seen_view) = (added_tensor.view(), seen_tensor.view());
