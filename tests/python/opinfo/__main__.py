@@ -107,8 +107,8 @@ def write_table(
             "fallbacks": "ops of the item that ran on the CPU path of a GPU adapter; on the host adapter every op runs "
             "on PyTorch's CPU kernel and none is counted",
             "not on cpu": "the CPU refuses every sample, and mps does the same",
-            "places": "on a GPU adapter, by task: how many entries ran natively, without one fallback, and how many did "
-            "not, with their names and the ops that fell back",
+            "places": "on a GPU adapter, by task: how many entries ran natively, without one fallback, and how many "
+            "did not, with their names and the ops that fell back",
         },
         "summary": summary(results),
         "expected_failures": items.expected_failures(),

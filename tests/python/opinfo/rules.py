@@ -100,8 +100,8 @@ RULES = [
     Rule(
         ("sort", "argsort"),
         ("forward", "variants"),
-        "Where the sort need not be stable, the CPU's order of equal elements is that of std::sort or of x86-simd-sort, "
-        "by type and by what the processor has (ATen/native/cpu/SortingKernel.cpp). On mps every sort is stable.",
+        "Where the sort need not be stable, the CPU's order of equal elements is that of std::sort or x86-simd-sort, by "
+        "type and by what the processor has (ATen/native/cpu/SortingKernel.cpp). On mps every sort is stable.",
         same_but_for_ties(0),
     ),
     Rule(
@@ -147,8 +147,8 @@ RULES = [
     Rule(
         ("nn.functional.multi_head_attention_forward",),
         ("forward", "variants"),
-        "Scores of some samples are in the thousands, where float32 has steps of 1e-4, and softmax makes those relative "
-        "errors of the result.",
+        "Scores of some samples are in the thousands, where float32 has steps of 1e-4, and softmax makes those errors "
+        "relative to the result.",
         no_worse_than_the_cpu,
     ),
 ]

@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
     "not random": (lambda x: torch.ones_like(x) if on_mps(x) else torch.rand_like(x), "draws from the CPU's generator"),
     "the CPU's numbers": (lambda x: torch.rand(x.shape).to(x.device), "draws from the CPU's generator"),
     "another distribution": (lambda x: torch.rand_like(x).mul_(1.3 if on_mps(x) else 1), "distributions"),
-    "one number for every seed": (lambda x: torch.rand_like(x) * 0 + 0.5 if on_mps(x) else torch.rand_like(x), "seeds give"),
+    "one number for every seed": (lambda x: torch.rand_like(x) * (0 if on_mps(x) else 1), "seeds give the same"),
     "numbers without a seed": (lambda x: torch.rand_like(x) + (id(object()) % 977 if on_mps(x) else 0), "one seed"),
 }  # fmt: skip
 
