@@ -136,7 +136,8 @@ Tensor search(
       (!side.has_value() || *side == "right" || (*side == "left" && !right));
   fits = fits &&
       (rows.dim() == 1 ||
-       (values.dim() == rows.dim() && values.sizes().slice(0, rows.dim() - 1) == rows.sizes().slice(0, rows.dim() - 1)));
+       (values.dim() == rows.dim() &&
+        values.sizes().slice(0, rows.dim() - 1) == rows.sizes().slice(0, rows.dim() - 1)));
   if (!fits) {
     return Tensor();
   }

@@ -20,7 +20,7 @@ namespace {
 
 using at::Tensor;
 
-enum Pooling : uint32_t { kMaximum_ = 0, kAverage = 1, kAverageGradient = 2 };
+enum Pooling : uint32_t { kMaximumPlace = 0, kAverage = 1, kAverageGradient = 2 };
 
 // Kernel, stride, padding and dilation, each of depth, height and width.
 using Geometry12 = std::array<uint32_t, 12>;
@@ -56,7 +56,7 @@ bool pool_maximum(
   return views.output(volume(values.dense, spatial)) && views.output(volume(indices.dense, spatial)) &&
       views.input(volume(x.contiguous(), spatial)) &&
       views.recorded(rivulet_pool(
-          kMaximum_, views.at(0), views.at(1), views.at(2), geometry ? geometry->data() : nullptr, 0, 0)) &&
+          kMaximumPlace, views.at(0), views.at(1), views.at(2), geometry ? geometry->data() : nullptr, 0, 0)) &&
       values.finish() && indices.finish();
 }
 

@@ -35,8 +35,8 @@ bool resample(
   std::array<float, 3> scale{1, 1, 1};
   for (size_t k = 0; k < spatial; ++k) {
     int64_t dim = small.dim() - static_cast<int64_t>(spatial - k);
-    scale[3 - spatial + k] =
-        at::native::area_pixel_compute_scale<float>(small.size(dim), large.size(dim), mode == kLinearAligned, factors[k]);
+    scale[3 - spatial + k] = at::native::area_pixel_compute_scale<float>(
+        small.size(dim), large.size(dim), mode == kLinearAligned, factors[k]);
   }
   DenseResult result(out);
   Views views;

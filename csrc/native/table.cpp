@@ -14,7 +14,8 @@ const std::unordered_set<std::string>& names() {
   static const auto* set = new std::unordered_set<std::string>{
       // unary
       "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "bitwise_not", "ceil", "conj_physical", "cos", "cosh",
-      "digamma", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "floor", "frac", "i0", "isnan", "isneginf", "isposinf",
+      "digamma", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "floor", "frac", "i0", "isnan", "isneginf",
+      "isposinf",
       "lgamma", "log", "log10", "log1p", "log2", "logical_not", "logit", "nan_to_num", "neg", "reciprocal", "round",
       "rsqrt", "sgn", "sigmoid", "sign", "signbit", "sin", "sinc", "sinh", "special_entr", "special_erfcx",
       "special_i0e", "special_i1", "special_i1e", "special_log_ndtr", "special_ndtri", "sqrt", "tan", "tanh", "trunc",
@@ -37,16 +38,21 @@ const std::unordered_set<std::string>& names() {
       "smooth_l1_loss_backward", "special_zeta",
       "binary_cross_entropy", "binary_cross_entropy_backward",
       // copies and creation
-      "arange", "cat", "channel_shuffle", "clone", "eye", "fill", "flip", "linspace", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "roll", "tril", "triu", "unfold_backward", "zero",
+      "arange", "cat", "channel_shuffle", "clone", "eye", "fill", "flip", "linspace", "native_channel_shuffle",
+      "pixel_shuffle", "pixel_unshuffle", "roll", "tril", "triu", "unfold_backward", "zero",
       // reductions and running totals
-      "_cummax_helper", "_cummin_helper", "_logcumsumexp", "all", "amax", "amin", "any", "argmax", "argmin", "cumprod", "cumsum", "linalg_vector_norm", "max", "mean", "min",
-      "aminmax", "count_nonzero", "equal", "median", "nanmedian", "nansum", "norm", "prod", "renorm", "std", "std_mean", "sum", "trace", "var",
+      "_cummax_helper", "_cummin_helper", "_logcumsumexp", "all", "amax", "amin", "any", "argmax", "argmin", "cumprod",
+      "cumsum", "linalg_vector_norm", "max", "mean", "min",
+      "aminmax", "count_nonzero", "equal", "median", "nanmedian", "nansum", "norm", "prod", "renorm", "std",
+      "std_mean", "sum", "trace", "var",
       "var_mean",
       // rows
-      "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "native_group_norm", "native_layer_norm",
+      "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "native_group_norm",
+      "native_layer_norm",
       "native_layer_norm_backward", "sort", "topk",
       // products
-      "_addmm_activation", "addbmm", "addmm", "convolution", "convolution_backward", "addmv", "baddbmm", "bmm", "dot", "linalg_cross", "mm", "vdot",
+      "_addmm_activation", "addbmm", "addmm", "convolution", "convolution_backward", "addmv", "baddbmm", "bmm", "dot",
+      "linalg_cross", "mm", "vdot",
       // batch normalisation
       "_batch_norm_with_update", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
       "batch_norm_backward", "native_batch_norm", "native_batch_norm_backward", "native_dropout_backward",
@@ -65,7 +71,8 @@ const std::unordered_set<std::string>& names() {
       // attention
       "_fused_sdp_choice", "_scaled_dot_product_flash_attention_for_cpu",
       // indexing
-      "embedding", "embedding_dense_backward", "gather", "index", "isin", "_index_put_impl", "index_select", "scatter", "scatter_add", "scatter_reduce",
+      "embedding", "embedding_dense_backward", "gather", "index", "isin", "_index_put_impl", "index_select", "scatter",
+      "scatter_add", "scatter_reduce",
       "_assert_async",
       "index_add", "index_copy", "index_fill", "index_reduce", "masked_scatter", "masked_select", "nonzero", "put",
       "take",

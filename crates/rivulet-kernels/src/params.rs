@@ -351,8 +351,8 @@ pub struct PadParams {
     pub unused: [u32; 3],
 }
 
-/// Parameters of a pooling of dense `[outer, depth, height, width]`. Lists of four are depth, height, width and one that
-/// is unused.
+/// Parameters of a pooling of dense `[outer, depth, height, width]`. Lists of four are depth, height, width and one
+/// that is unused.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct PoolParams {
@@ -380,8 +380,8 @@ pub struct PoolParams {
     pub unused: u32,
 }
 
-/// Parameters of a change of resolution of dense `[outer, depth, height, width]`. Lists of four are depth, height, width
-/// and one that is unused.
+/// Parameters of a change of resolution of dense `[outer, depth, height, width]`. Lists of four are depth, height,
+/// width and one that is unused.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct ResampleParams {
@@ -399,8 +399,8 @@ pub struct ResampleParams {
     pub unused: [u32; 3],
 }
 
-/// Parameters of the columns of an image, `[samples, channels * kernel, blocks]`, and of the image of columns. Pairs are
-/// height, width.
+/// Parameters of the columns of an image, `[samples, channels * kernel, blocks]`, and of the image of columns. Pairs
+/// are height, width.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct UnfoldParams {

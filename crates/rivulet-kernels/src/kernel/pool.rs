@@ -17,8 +17,8 @@ pub enum PoolOp {
     AverageBackward,
 }
 
-/// Key of a pooling of dense `[outer, depth, height, width]`. Bindings: out, x (of a gradient: the gradients of x and of
-/// the output).
+/// Key of a pooling of dense `[outer, depth, height, width]`. Bindings: out, x (of a gradient: the gradients of x and
+/// of the output).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     /// What is made of a window.

@@ -6,8 +6,8 @@ use crate::features::Features;
 use crate::params::UnfoldParams;
 use crate::shader::{Access, Shader};
 
-/// Key of dense `[samples, channels * kernel, blocks]` from `[samples, channels, height, width]`, or back. Bindings: out,
-/// x.
+/// Key of dense `[samples, channels * kernel, blocks]` from `[samples, channels, height, width]`, or back. Bindings:
+/// out, x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unfold {
     /// True for the way back, on which overlapping elements are added.

@@ -8,8 +8,8 @@ use rivulet_kernels::params::SearchParams;
 use rivulet_kernels::{Kernel, Search};
 
 /// Where values belong in sorted rows: out (int64 or int32) has the shape of `values`, `rows` is one row for all or has
-/// the dimensions of `values` but for the last. With `right` the place is behind equal elements, else before them; a NaN
-/// belongs behind everything. `order`, int64 and of the rows' shape, sorts rows that are not. All are dense.
+/// the dimensions of `values` but for the last. With `right` the place is behind equal elements, else before them; a
+/// NaN belongs behind everything. `order`, int64 and of the rows' shape, sorts rows that are not. All are dense.
 ///
 /// Any thread.
 ///
