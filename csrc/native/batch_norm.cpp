@@ -5,11 +5,16 @@
 #include <array>
 
 #include "native/call.h"
-#include "native/host.h"
 #include "native/nested.h"
 #include "native/scope.h"
 
 namespace rivulet {
+
+// The running statistics.
+template <>
+inline constexpr bool kWritesUnmarked<at::_ops::native_batch_norm> = true;
+template <>
+inline constexpr bool kWritesUnmarked<at::_ops::native_batch_norm_out> = true;
 
 namespace {
 
@@ -115,7 +120,7 @@ Three native_batch_norm(
       normalised(x, given(weight), given(bias), given(running_mean), given(running_var), train, momentum, eps);
   return std::get<0>(made).defined()
       ? made
-      : host::on_the_host<at::_ops::native_batch_norm>(
+      : on_the_host<at::_ops::native_batch_norm>(
             x, weight, bias, running_mean, running_var, train, momentum, eps);
 }
 
@@ -125,7 +130,7 @@ Three batch_norm_changing(
   auto made = normalised(x, given(weight), given(bias), running_mean, running_var, train, momentum, eps);
   return std::get<0>(made).defined()
       ? made
-      : host::on_the_host<at::_ops::_native_batch_norm_legit>(
+      : on_the_host<at::_ops::_native_batch_norm_legit>(
             x, weight, bias, running_mean, running_var, train, momentum, eps);
 }
 
@@ -135,7 +140,7 @@ Three batch_norm_without_stats(
   auto made = normalised(x, given(weight), given(bias), Tensor(), Tensor(), train, momentum, eps);
   return std::get<0>(made).defined()
       ? made
-      : host::on_the_host<at::_ops::_native_batch_norm_legit_no_stats>(x, weight, bias, train, momentum, eps);
+      : on_the_host<at::_ops::_native_batch_norm_legit_no_stats>(x, weight, bias, train, momentum, eps);
 }
 
 Three batch_norm_for_inference(
@@ -144,7 +149,7 @@ Three batch_norm_for_inference(
   auto made = normalised(x, given(weight), given(bias), running_mean, running_var, false, momentum, eps);
   return std::get<0>(made).defined()
       ? made
-      : host::on_the_host<at::_ops::_native_batch_norm_legit_no_training>(
+      : on_the_host<at::_ops::_native_batch_norm_legit_no_training>(
             x, weight, bias, running_mean, running_var, momentum, eps);
 }
 
@@ -155,7 +160,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_with_update(
   if (std::get<0>(made).defined()) {
     return std::tuple_cat(made, std::tuple<Tensor>(at::empty({0}, x.options().dtype(c10::kByte))));
   }
-  return host::on_the_host<at::_ops::_batch_norm_with_update>(
+  return on_the_host<at::_ops::_batch_norm_with_update>(
       x, weight, bias, running_mean, running_var, momentum, eps);
 }
 
@@ -208,7 +213,7 @@ Three native_batch_norm_backward(
       grad, x, given(weight), given(running_mean), given(running_var), given(mean), given(rstd), train, eps, wanted);
   return is_made(made, wanted)
       ? made
-      : host::on_the_host<at::_ops::native_batch_norm_backward>(
+      : on_the_host<at::_ops::native_batch_norm_backward>(
             grad, x, weight, running_mean, running_var, mean, rstd, train, eps, wanted);
 }
 
@@ -220,7 +225,7 @@ Three batch_norm_backward(
       grad, x, weight, given(running_mean), given(running_var), given(mean), given(rstd), train, eps, wanted);
   return is_made(made, wanted)
       ? made
-      : host::on_the_host<at::_ops::batch_norm_backward>(
+      : on_the_host<at::_ops::batch_norm_backward>(
             grad, x, weight, running_mean, running_var, mean, rstd, train, eps, wanted, reserve);
 }
 
@@ -229,10 +234,10 @@ Three batch_norm_backward(
 void register_nested_batch_norm(Nested& nested) {
   using namespace at::_ops;
   nested.impl("native_batch_norm", rivulet::native_batch_norm);
-  nested.impl("native_batch_norm.out", host::OnTheHost<native_batch_norm_out>::call);
-  nested.impl("_native_batch_norm_legit.out", host::OnTheHost<_native_batch_norm_legit_out>::call);
-  nested.impl("_native_batch_norm_legit.no_stats_out", host::OnTheHost<_native_batch_norm_legit_no_stats_out>::call);
-  nested.impl("_batch_norm_with_update.out", host::OnTheHost<_batch_norm_with_update_out>::call);
+  nested.impl("native_batch_norm.out", OnTheHost<native_batch_norm_out>::call);
+  nested.impl("_native_batch_norm_legit.out", OnTheHost<_native_batch_norm_legit_out>::call);
+  nested.impl("_native_batch_norm_legit.no_stats_out", OnTheHost<_native_batch_norm_legit_no_stats_out>::call);
+  nested.impl("_batch_norm_with_update.out", OnTheHost<_batch_norm_with_update_out>::call);
   nested.impl("_native_batch_norm_legit", batch_norm_changing);
   nested.impl("_native_batch_norm_legit.no_stats", batch_norm_without_stats);
   nested.impl("_native_batch_norm_legit_no_training", batch_norm_for_inference);

@@ -8,7 +8,6 @@
 #include "native/composed.h"
 #include "native/hook.h"
 #include "native/hooks.h"
-#include "native/host.h"
 #include "native/nested.h"
 #include "native/scope.h"
 
@@ -26,20 +25,20 @@ bool has_dtype(const Tensor& x) {
 }
 
 Tensor trace(const Tensor& x) {
-  return x.dim() == 2 && has_dtype(x) ? x.diagonal().sum() : host::on_the_host<at::_ops::trace>(x);
+  return x.dim() == 2 && has_dtype(x) ? x.diagonal().sum() : on_the_host<at::_ops::trace>(x);
 }
 
 Tensor vdot(const Tensor& a, const Tensor& b) {
-  return a.is_complex() || b.is_complex() ? host::on_the_host<at::_ops::vdot>(a, b) : at::dot(a, b);
+  return a.is_complex() || b.is_complex() ? on_the_host<at::_ops::vdot>(a, b) : at::dot(a, b);
 }
 
 Tensor count_nonzero(const Tensor& x, IntArrayRef dims) {
-  return has_dtype(x) ? x.ne(0).sum(dims) : host::on_the_host<at::_ops::count_nonzero_dim_IntList>(x, dims);
+  return has_dtype(x) ? x.ne(0).sum(dims) : on_the_host<at::_ops::count_nonzero_dim_IntList>(x, dims);
 }
 
 bool equal(const Tensor& a, const Tensor& b) {
   if (!has_dtype(a) || a.scalar_type() != b.scalar_type()) {
-    return host::on_the_host<at::_ops::equal>(a, b);
+    return on_the_host<at::_ops::equal>(a, b);
   }
   return a.sizes() == b.sizes() && (a.numel() == 0 || a.eq(b).all().item<bool>());
 }
@@ -59,7 +58,7 @@ bool is_binary_loss(const Tensor& x, const Tensor& target, const OptionalTensor&
 Tensor binary_cross_entropy(
     const Tensor& x, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
   if (!is_binary_loss(x, target, weight)) {
-    return host::on_the_host<at::_ops::binary_cross_entropy>(x, target, weight, reduction);
+    return on_the_host<at::_ops::binary_cross_entropy>(x, target, weight, reduction);
   }
   Tensor of_false = x.neg().log1p_().clamp_min_(-100);
   Tensor losses = target.sub(1).mul_(of_false).addcmul_(target, x.log().clamp_min_(-100), -1);
@@ -69,7 +68,7 @@ Tensor binary_cross_entropy(
 Tensor binary_cross_entropy_backward(
     const Tensor& grad, const Tensor& x, const Tensor& target, const OptionalTensor& weight, int64_t reduction) {
   if (!is_binary_loss(x, target, weight) || grad.scalar_type() != x.scalar_type()) {
-    return host::on_the_host<at::_ops::binary_cross_entropy_backward>(grad, x, target, weight, reduction);
+    return on_the_host<at::_ops::binary_cross_entropy_backward>(grad, x, target, weight, reduction);
   }
   Tensor slope = x.sub(target).div_(x.neg().add_(1).mul_(x).clamp_min_(1e-12)).mul_(grad);
   if (weight.has_value() && weight->defined()) {
@@ -82,7 +81,7 @@ Tensor binary_cross_entropy_backward(
 
 Tensor median(const Tensor& x) {
   if (!has_dtype(x) || x.numel() == 0) {
-    return host::on_the_host<at::_ops::median>(x);
+    return on_the_host<at::_ops::median>(x);
   }
   Tensor sorted = std::get<0>(x.reshape({-1}).sort());
   Tensor middle = sorted.select(0, (x.numel() - 1) / 2);
@@ -99,7 +98,7 @@ Tensor nanmedian(const Tensor& x) {
     return rivulet::median(x);
   }
   if (!has_dtype(x) || x.numel() == 0) {
-    return host::on_the_host<at::_ops::nanmedian>(x);
+    return on_the_host<at::_ops::nanmedian>(x);
   }
   Tensor flat = x.reshape({-1});
   Tensor sorted = std::get<0>(flat.sort());
@@ -120,7 +119,7 @@ Tensor bincount(const Tensor& x, const OptionalTensor& weights, c10::SymInt leas
     auto options = x.options().dtype(weighted ? c10::kFloat : c10::kLong);
     return at::zeros({length}, options).scatter_add_(0, places, weighted ? *weights : at::ones(x.sizes(), options));
   }
-  return host::on_the_host<at::_ops::bincount>(x, weights, std::move(least));
+  return on_the_host<at::_ops::bincount>(x, weights, std::move(least));
 }
 
 // --- places in sorted rows ---
@@ -156,7 +155,7 @@ Tensor searchsorted(
   Tensor out = search(rows, values, narrow, right, side, order);
   return out.defined()
       ? out
-      : host::on_the_host<at::_ops::searchsorted_Tensor>(rows, values, narrow, right, side, order);
+      : on_the_host<at::_ops::searchsorted_Tensor>(rows, values, narrow, right, side, order);
 }
 
 Tensor searchsorted_number(
@@ -165,12 +164,12 @@ Tensor searchsorted_number(
   Tensor out = search(rows, at::full({}, value, rows.options()), narrow, right, side, order);
   return out.defined()
       ? out
-      : host::on_the_host<at::_ops::searchsorted_Scalar>(rows, value, narrow, right, side, order);
+      : on_the_host<at::_ops::searchsorted_Scalar>(rows, value, narrow, right, side, order);
 }
 
 Tensor bucketize(const Tensor& values, const Tensor& bounds, bool narrow, bool right) {
   Tensor out = bounds.dim() == 1 ? search(bounds, values, narrow, right, std::nullopt, std::nullopt) : Tensor();
-  return out.defined() ? out : host::on_the_host<at::_ops::bucketize_Tensor>(values, bounds, narrow, right);
+  return out.defined() ? out : on_the_host<at::_ops::bucketize_Tensor>(values, bounds, narrow, right);
 }
 
 Tensor bucketize_number(const Scalar& value, const Tensor& bounds, bool narrow, bool right) {
@@ -178,7 +177,7 @@ Tensor bucketize_number(const Scalar& value, const Tensor& bounds, bool narrow, 
       (c10::isFloatingType(bounds.scalar_type()) || value.isIntegral(false)) && !value.isComplex();
   Tensor out = fits ? search(bounds, at::full({}, value, bounds.options()), narrow, right, std::nullopt, std::nullopt)
                     : Tensor();
-  return out.defined() ? out : host::on_the_host<at::_ops::bucketize_Scalar>(value, bounds, narrow, right);
+  return out.defined() ? out : on_the_host<at::_ops::bucketize_Scalar>(value, bounds, narrow, right);
 }
 
 // Each of a row's elements as often as it is asked for; their number is read from the device where it is not given.
@@ -197,7 +196,7 @@ Tensor repeat_interleave(const Tensor& repeats, std::optional<c10::SymInt> size)
       }
     }
   }
-  return host::on_the_host<at::_ops::repeat_interleave_Tensor>(repeats, std::move(size));
+  return on_the_host<at::_ops::repeat_interleave_Tensor>(repeats, std::move(size));
 }
 
 // --- pairs and runs ---
@@ -212,13 +211,13 @@ Tensor cdist_forward(const Tensor& a, const Tensor& b, double order, std::option
   if (fits) {
     return at::linalg_vector_norm(a.unsqueeze(-2).sub(b.unsqueeze(-3)), order, {-1});
   }
-  return host::on_the_host<at::_ops::_cdist_forward>(a, b, order, mode);
+  return on_the_host<at::_ops::_cdist_forward>(a, b, order, mode);
 }
 
 // Sorted elements, where runs of equal ones begin, and from those what was asked for.
 std::tuple<Tensor, Tensor, Tensor> unique2(const Tensor& x, bool sorted, bool inverse, bool counts) {
   if (!has_dtype(x) || x.numel() == 0 || x.scalar_type() == c10::kBool) {
-    return host::on_the_host<at::_ops::_unique2>(x, sorted, inverse, counts);
+    return on_the_host<at::_ops::_unique2>(x, sorted, inverse, counts);
   }
   auto [values, order] = x.reshape({-1}).sort();
   int64_t count = x.numel();
@@ -271,7 +270,6 @@ bool unfold_gradient(const Tensor& out, const Tensor& grad, int64_t dim, int64_t
 
 void register_nested_composed(Nested& nested) {
   using namespace at::_ops;
-  using host::OnTheHost;
   nested.impl("trace", rivulet::trace);
   nested.impl("vdot", rivulet::vdot);
   nested.impl("count_nonzero.dim_IntList", rivulet::count_nonzero);

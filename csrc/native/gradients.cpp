@@ -15,7 +15,6 @@
 #include "native/call.h"
 #include "native/hook.h"
 #include "native/hooks.h"
-#include "native/host.h"
 #include "native/nested.h"
 #include "native/scope.h"
 
@@ -79,7 +78,7 @@ std::tuple<Tensor, Tensor> log_sigmoid_forward(const Tensor& x) {
   if (x.numel() != 0 && elementwise(pointwise_op<"log_sigmoid">(), out, {x})) {
     return {out, at::empty({0}, x.options())};
   }
-  return host::on_the_host<at::_ops::log_sigmoid_forward>(x);
+  return on_the_host<at::_ops::log_sigmoid_forward>(x);
 }
 
 Tensor log_sigmoid_backward(const Tensor& grad, const Tensor& x, const Tensor& buffer) {
@@ -87,7 +86,7 @@ Tensor log_sigmoid_backward(const Tensor& grad, const Tensor& x, const Tensor& b
   if (grad.numel() != 0 && elementwise(pointwise_op<"log_sigmoid_backward">(), out, {grad, x})) {
     return out;
   }
-  return host::on_the_host<at::_ops::log_sigmoid_backward>(grad, x, buffer);
+  return on_the_host<at::_ops::log_sigmoid_backward>(grad, x, buffer);
 }
 
 // The halves that PyTorch's iterator for its stub names are gone when the stub is called.
@@ -101,7 +100,7 @@ Tensor glu(const Tensor& x, int64_t dim) {
       return out;
     }
   }
-  return host::on_the_host<at::_ops::glu>(x, dim);
+  return on_the_host<at::_ops::glu>(x, dim);
 }
 
 bool glu_gradient(const Tensor& out, const Tensor& grad, const Tensor& x, int64_t dim) {
@@ -117,7 +116,7 @@ bool glu_gradient(const Tensor& out, const Tensor& grad, const Tensor& x, int64_
 
 Tensor glu_backward(const Tensor& grad, const Tensor& x, int64_t dim) {
   Tensor out = at::empty(x.sizes(), x.options());
-  return glu_gradient(out, grad, x, dim) ? out : host::on_the_host<at::_ops::glu_backward>(grad, x, dim);
+  return glu_gradient(out, grad, x, dim) ? out : on_the_host<at::_ops::glu_backward>(grad, x, dim);
 }
 
 
@@ -130,7 +129,6 @@ void renorm_factor(const Tensor& factor, const Tensor& norm, double largest) {
 } // namespace
 
 void register_nested_gradients(Nested& nested) {
-  using host::OnTheHost;
   nested.impl("log_sigmoid_forward", log_sigmoid_forward);
   nested.impl("log_sigmoid_forward.output", OnTheHost<at::_ops::log_sigmoid_forward_output>::call);
   nested.impl("log_sigmoid_backward", log_sigmoid_backward);

@@ -8,7 +8,6 @@
 #include "native/composed.h"
 #include "native/hook.h"
 #include "native/hooks.h"
-#include "native/host.h"
 #include "native/nested.h"
 #include "native/scope.h"
 
@@ -125,13 +124,13 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
   Tensor out = x.clone(at::MemoryFormat::Contiguous);
   return add_at(out, dim, index, source, alpha)
       ? out
-      : host::on_the_host<at::_ops::index_add>(x, dim, index, source, alpha);
+      : on_the_host<at::_ops::index_add>(x, dim, index, source, alpha);
 }
 
 Tensor& index_add_(Tensor& x, int64_t dim, const Tensor& index, const Tensor& source, const Scalar& alpha) {
   return add_at(x, dim, index, source, alpha)
       ? x
-      : host::on_the_host<at::_ops::index_add_>(x, dim, index, source, alpha);
+      : on_the_host<at::_ops::index_add_>(x, dim, index, source, alpha);
 }
 
 // What each kind of reduction does to elements and their source, and where it begins without the element itself.
@@ -196,14 +195,14 @@ Tensor index_reduce(
   Tensor out = x.clone(at::MemoryFormat::Contiguous);
   return reduce_at(out, dim, index, source, name, include_self)
       ? out
-      : host::on_the_host<at::_ops::index_reduce>(x, dim, index, source, name, include_self);
+      : on_the_host<at::_ops::index_reduce>(x, dim, index, source, name, include_self);
 }
 
 Tensor& index_reduce_(
     Tensor& x, int64_t dim, const Tensor& index, const Tensor& source, std::string_view name, bool include_self) {
   return reduce_at(x, dim, index, source, name, include_self)
       ? x
-      : host::on_the_host<at::_ops::index_reduce_>(x, dim, index, source, name, include_self);
+      : on_the_host<at::_ops::index_reduce_>(x, dim, index, source, name, include_self);
 }
 
 // --- where a mask is true ---
@@ -234,7 +233,7 @@ namespace {
 
 Tensor nonzero(const Tensor& x) {
   if (!is_countable(x) || x.dim() == 0) {
-    return host::on_the_host<at::_ops::nonzero>(x);
+    return on_the_host<at::_ops::nonzero>(x);
   }
   Tensor flat = x.scalar_type() == c10::kBool ? x : x.ne(0);
   Tensor places = true_places(flat.reshape({-1}));
@@ -251,7 +250,7 @@ Tensor nonzero(const Tensor& x) {
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
   if (!is_countable(x) || !is_countable(mask) || mask.scalar_type() != c10::kBool) {
-    return host::on_the_host<at::_ops::masked_select>(x, mask);
+    return on_the_host<at::_ops::masked_select>(x, mask);
   }
   auto [wide_mask, wide] = at::expand_outplace(mask, x);
   Tensor places = true_places(wide_mask->reshape({-1}));
@@ -274,7 +273,7 @@ Tensor& masked_scatter_(Tensor& x, const Tensor& mask, const Tensor& source) {
       return x.copy_(at::where(wide, picked.view(x.sizes()), x));
     }
   }
-  return host::on_the_host<at::_ops::masked_scatter_>(x, mask, source);
+  return on_the_host<at::_ops::masked_scatter_>(x, mask, source);
 }
 
 } // namespace
@@ -283,14 +282,14 @@ void register_nested_placing(Nested& nested) {
   using namespace at::_ops;
   nested.impl("index_add", rivulet::index_add);
   nested.impl("index_add_", rivulet::index_add_);
-  nested.impl("index_add.out", host::OnTheHost<index_add_out>::call);
+  nested.impl("index_add.out", OnTheHost<index_add_out>::call);
   nested.impl("index_reduce", rivulet::index_reduce);
   nested.impl("index_reduce_", rivulet::index_reduce_);
-  nested.impl("index_reduce.out", host::OnTheHost<index_reduce_out>::call);
+  nested.impl("index_reduce.out", OnTheHost<index_reduce_out>::call);
   nested.impl("nonzero", rivulet::nonzero);
-  nested.impl("nonzero.out", host::OnTheHost<nonzero_out>::call);
+  nested.impl("nonzero.out", OnTheHost<nonzero_out>::call);
   nested.impl("masked_select", rivulet::masked_select);
-  nested.impl("masked_select.out", host::OnTheHost<masked_select_out>::call);
+  nested.impl("masked_select.out", OnTheHost<masked_select_out>::call);
   nested.impl("masked_scatter_", rivulet::masked_scatter_);
 }
 

@@ -8,8 +8,8 @@
 #include "native/call.h"
 #include "native/hook.h"
 #include "native/hooks.h"
-#include "native/host.h"
 #include "native/nested.h"
+#include "native/scope.h"
 #include "native/volumes.h"
 
 namespace rivulet {
@@ -104,7 +104,7 @@ Tensor im2col(const Tensor& x, IntArrayRef kernel, IntArrayRef dilation, IntArra
       }
     }
   }
-  return host::on_the_host<at::_ops::im2col>(x, kernel, dilation, padding, stride);
+  return on_the_host<at::_ops::im2col>(x, kernel, dilation, padding, stride);
 }
 
 Tensor col2im(
@@ -127,16 +127,16 @@ Tensor col2im(
       }
     }
   }
-  return host::on_the_host<at::_ops::col2im>(x, size, kernel, dilation, padding, stride);
+  return on_the_host<at::_ops::col2im>(x, size, kernel, dilation, padding, stride);
 }
 
 } // namespace
 
 void register_nested_resampling(Nested& nested) {
   nested.impl("im2col", im2col);
-  nested.impl("im2col.out", host::OnTheHost<at::_ops::im2col_out>::call);
+  nested.impl("im2col.out", OnTheHost<at::_ops::im2col_out>::call);
   nested.impl("col2im", col2im);
-  nested.impl("col2im.out", host::OnTheHost<at::_ops::col2im_out>::call);
+  nested.impl("col2im.out", OnTheHost<at::_ops::col2im_out>::call);
 }
 
 void hook_resampling() {

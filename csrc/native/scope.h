@@ -96,6 +96,10 @@ class HostSection {
   std::optional<Inside> inside_;
 };
 
+// Ops that write operands which their schema does not mark.
+template <typename Op>
+inline constexpr bool kWritesUnmarked = false;
+
 template <typename Op, typename Signature = typename Op::schema>
 struct OnTheHost;
 
@@ -103,14 +107,14 @@ template <typename Op, typename Outcome, typename... Args>
 struct OnTheHost<Op, Outcome(Args...)> {
   static Outcome call(Args... args) {
     HostSection section;
-    (section.note(args, std::is_same_v<Args, at::Tensor&>), ...);
+    (section.note(args, kWritesUnmarked<Op> || std::is_same_v<Args, at::Tensor&>), ...);
     section.begin();
     return Op::redispatch(kCpu, std::forward<Args>(args)...);
   }
 };
 
-// Inside a native op: an op of at::_ops by the CPU's kernel, for what there is no kernel of ours for. It writes what its
-// schema takes as Tensor&.
+// Inside a native op: an op of at::_ops by the CPU's kernel, for what there is no kernel of ours for. It writes what
+// its schema takes as Tensor&.
 template <typename Op, typename... Given>
 decltype(auto) on_the_host(Given&&... given) {
   return OnTheHost<Op>::call(std::forward<Given>(given)...);

@@ -16,7 +16,7 @@ inline void check(int32_t status) {
   }
 }
 
-// True where the call did its work, false where there is nothing in the runtime that could, and then nothing has changed.
+// True where the call did its work, false where nothing in the runtime could, and then nothing has changed.
 inline bool taken(int32_t status) {
   if (status == RIVULET_NO_KERNEL) {
     return false;
