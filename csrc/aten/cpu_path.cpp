@@ -71,7 +71,7 @@ struct Plan {
     name = c10::toString(full);
     id = rivulet_op_id(name.c_str());
     accepts_cpu = accepts_cpu_operands(full.name);
-    native = is_native(full.name);
+    native = is_native(full);
     native_key = rivulet::native_key(full);
     argument_count = static_cast<uint16_t>(schema.arguments().size());
     return_count = static_cast<uint16_t>(schema.returns().size());

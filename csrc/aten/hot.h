@@ -98,7 +98,7 @@ struct Facts {
 template <typename Op>
 Facts facts_of() {
   c10::OperatorName name(Op::name, Op::overload_name);
-  return {rivulet_op_id(c10::toString(name).c_str()), is_native(Op::name), native_key(name)};
+  return {rivulet_op_id(c10::toString(name).c_str()), is_native(name), native_key(name)};
 }
 
 template <typename Op, typename Signature = typename Op::schema>

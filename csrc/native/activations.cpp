@@ -4,6 +4,7 @@
 #include <ATen/native/Activation.h>
 #include <ATen/native/BinaryOps.h>
 #include <ATen/native/PointwiseOps.h>
+#include <ATen/native/Resize.h>
 
 #include "native/call.h"
 #include "native/hook.h"
@@ -14,8 +15,6 @@
 namespace rivulet {
 
 namespace {
-
-using at::native::GeluType;
 
 // Kernels of gradients take the gradient first; some stubs give it last.
 template <Name name>
@@ -45,7 +44,41 @@ bool threshold(const at::TensorIteratorBase& iter, const c10::Scalar& threshold,
   return value.equal(0) && GradientLast<"threshold_backward">{}(iter, threshold);
 }
 
-// PyTorch's CPU code gives dense tensors of this gradient to oneDNN, without a stub.
+// PyTorch's CPU code gives dense tensors of gelu and its gradient to oneDNN, without a stub.
+bool gelu_elements(const at::Tensor& out, const at::Tensor& x, std::string_view approximate) {
+  if (out.numel() == 0) {
+    return true;
+  }
+  Views views;
+  return views.output(out) && views.input(x) &&
+      call_pointwise(
+             approximate == "tanh" ? pointwise_op<"gelu_tanh">() : pointwise_op<"gelu">(), x.scalar_type(), views);
+}
+
+at::Tensor gelu(const at::Tensor& x, std::string_view approximate) {
+  if (c10::isFloatingType(x.scalar_type())) {
+    at::Tensor out = at::empty_like(x);
+    if (gelu_elements(out, x, approximate)) {
+      return out;
+    }
+  }
+  return on_the_host<at::_ops::gelu>(x, approximate);
+}
+
+at::Tensor& gelu_out(const at::Tensor& x, std::string_view approximate, at::Tensor& out) {
+  if (c10::isFloatingType(x.scalar_type()) && out.scalar_type() == x.scalar_type()) {
+    at::native::resize_output(out, x.sizes());
+    if (gelu_elements(out, x, approximate)) {
+      return out;
+    }
+  }
+  return on_the_host<at::_ops::gelu_out>(x, approximate, out);
+}
+
+at::Tensor& gelu_(at::Tensor& x, std::string_view approximate) {
+  return gelu_out(x, approximate, x);
+}
+
 at::Tensor gelu_backward(const at::Tensor& grad, const at::Tensor& x, std::string_view approximate) {
   if (grad.sizes() == x.sizes() && grad.scalar_type() == x.scalar_type()) {
     at::Tensor out = at::empty_like(grad);
@@ -69,6 +102,9 @@ at::Tensor& gelu_backward_out(
 } // namespace
 
 void register_nested_activations(Nested& nested) {
+  nested.impl("gelu", gelu);
+  nested.impl("gelu.out", gelu_out);
+  nested.impl("gelu_", gelu_);
   nested.impl("gelu_backward", gelu_backward);
   nested.impl("gelu_backward.grad_input", gelu_backward_out);
 }
@@ -88,9 +124,6 @@ void hook_activations() {
   hook(softplus_backward_stub, Pointwise<"softplus_backward">{});
   hook(threshold_stub, [](const at::TensorIteratorBase& iter, const c10::Scalar& limit, const c10::Scalar& value) {
     return threshold(iter, limit, value);
-  });
-  hook(GeluKernel, [](const at::TensorIteratorBase& iter, GeluType type) {
-    return call_pointwise(type == GeluType::Tanh ? pointwise_op<"gelu_tanh">() : pointwise_op<"gelu">(), iter);
   });
   hook(hardtanh_backward_stub, Pointwise<"hardtanh_backward">{});
   hook(hardsigmoid_stub, Pointwise<"hardsigmoid">{});

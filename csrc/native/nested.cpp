@@ -103,6 +103,11 @@ std::unordered_set<std::string>& with_kernels() {
   return *names;
 }
 
+std::unordered_set<std::string>& bases() {
+  static auto* names = new std::unordered_set<std::string>();
+  return *names;
+}
+
 // Ops that look at sizes and addresses alone.
 bool looks_at_sizes(const c10::FunctionSchema& schema) {
   static const std::unordered_set<std::string> names = {
@@ -121,7 +126,7 @@ bool looks_at_sizes(const c10::FunctionSchema& schema) {
 }
 
 bool passes(const c10::OperatorHandle& op) {
-  return is_native(op.operator_name().name) || looks_at_sizes(op.schema()) ||
+  return is_native(op.operator_name()) || looks_at_sizes(op.schema()) ||
       !op.hasKernelForDispatchKey(c10::DispatchKey::CPU);
 }
 
@@ -146,6 +151,16 @@ void nested_fallback(const c10::OperatorHandle& op, c10::DispatchKeySet keys, to
 
 void Nested::note(const char* name) {
   with_kernels().insert(std::string("aten::") + name);
+  std::string base(name);
+  base = base.substr(0, base.find('.'));
+  if (base.back() == '_') {
+    base.pop_back();
+  }
+  bases().insert(std::move(base));
+}
+
+bool has_nested(const std::string& name) {
+  return bases().count(name) != 0;
 }
 
 c10::DispatchKey native_key(const c10::OperatorName& name) {

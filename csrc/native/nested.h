@@ -27,6 +27,9 @@ class Nested {
   torch::Library& library_;
 };
 
+// Whether an overload of the op has a kernel there. `name` has neither namespace nor the underscore of in-place ops.
+bool has_nested(const std::string& name);
+
 // The key that a native op begins with.
 c10::DispatchKey native_key(const c10::OperatorName& name);
 

@@ -33,6 +33,26 @@ bool random(
       views.recorded(rivulet_random(op, views.at(0), numbers.data(), count, generator->current_seed()));
 }
 
+// Draws with replacement: the place of a uniform number among the running totals of its row. What is no distribution
+// is the CPU's to refuse.
+bool multinomial(Tensor& out, const Tensor& weights, int64_t count, const Generator& generator) {
+  if (weights.numel() == 0) {
+    return false;
+  }
+  Tensor chances = weights.to(at::kFloat);
+  Tensor totals = chances.cumsum(-1);
+  Tensor total = totals.narrow(-1, totals.size(-1) - 1, 1);
+  bool fits = chances.ge(0).all().logical_and(total.gt(0).all()).logical_and(total.lt(INFINITY).all()).item<bool>();
+  Tensor uniform = at::empty(out.sizes(), chances.options());
+  if (!fits || !random(pointwise_op<"uniform">(), uniform, generator, {0.0, 1.0})) {
+    return false;
+  }
+  // Below the total also after rounding, which 1 - 2^-24, the largest number drawn, may not be.
+  uniform.mul_(total).mul_(1.0 - 0x1p-22);
+  out.copy_(at::searchsorted(totals, uniform, /*out_int32=*/false, /*right=*/true));
+  return true;
+}
+
 // How many integers random_() chooses among: all that the type holds exactly, from 0 on. 0 where the kernel cannot.
 int64_t integers_of(c10::ScalarType type) {
   switch (type) {
@@ -88,6 +108,11 @@ void hook_random() {
         return range <= (uint64_t{1} << 32) &&
             random(
                 pointwise_op<"randint">(), iter.output_base(), generator, {base, base + static_cast<int64_t>(range)});
+      });
+  hook(
+      multinomial_with_replacement_stub,
+      [](Tensor& out, const Tensor& weights, int64_t count, const Generator& generator) {
+        return multinomial(out, weights, count, generator);
       });
   hook(random_stub, [](const at::TensorIteratorBase& iter, const Generator& generator) {
     int64_t range = integers_of(iter.dtype(0));

@@ -40,10 +40,25 @@ Tensor index_select(const Tensor& self, int64_t dim, const Tensor& index) {
   return on_the_host<at::_ops::index_select>(self, dim, index);
 }
 
+Tensor& index_select_out(const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) {
+  bool apart = !out.is_alias_of(self) && !out.is_alias_of(index);
+  if (is_plain(self, index) && apart && out.scalar_type() == self.scalar_type()) {
+    int64_t wrapped = c10::maybe_wrap_dim(dim, self.dim());
+    c10::DimVector sizes(self.sizes());
+    sizes[wrapped] = index.numel();
+    at::native::resize_output(out, sizes);
+    if (select(out, self, wrapped, index)) {
+      return out;
+    }
+  }
+  return on_the_host<at::_ops::index_select_out>(self, dim, index, out);
+}
+
 } // namespace
 
 void register_nested_indexing(Nested& nested) {
   nested.impl("index_select", index_select);
+  nested.impl("index_select.out", index_select_out);
 }
 
 } // namespace rivulet

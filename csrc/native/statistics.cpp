@@ -1,6 +1,7 @@
 // Variance and its root. PyTorch's CPU code reads the elements itself where everything is reduced.
 #include <ATen/Functions.h>
 #include <ATen/Operators.h>
+#include <ATen/native/Resize.h>
 
 #include "native/call.h"
 #include "native/nested.h"
@@ -62,6 +63,19 @@ Tensor one(const Tensor& x, OptionalIntArrayRef dims, const Correction& correcti
 }
 
 template <typename Op, Name name>
+Tensor& one_out(
+    const Tensor& x, OptionalIntArrayRef dims, const Correction& correction, bool keepdim, Tensor& out) {
+  if (out.scalar_type() == x.scalar_type()) {
+    Tensor made = deviation(reduce_op<name>(), x, dims, correction, keepdim);
+    if (made.defined()) {
+      at::native::resize_output(out, made.sizes());
+      return out.copy_(made);
+    }
+  }
+  return on_the_host<Op>(x, dims, correction, keepdim, out);
+}
+
+template <typename Op, Name name>
 std::tuple<Tensor, Tensor> with_mean(
     const Tensor& x, OptionalIntArrayRef dims, const Correction& correction, bool keepdim) {
   Tensor out = deviation(reduce_op<name>(), x, dims, correction, keepdim);
@@ -77,6 +91,8 @@ void register_nested_statistics(Nested& nested) {
   using namespace at::_ops;
   nested.impl("var.correction", one<var_correction, "var">);
   nested.impl("std.correction", one<std_correction, "std">);
+  nested.impl("var.correction_out", one_out<var_correction_out, "var">);
+  nested.impl("std.correction_out", one_out<std_correction_out, "std">);
   nested.impl("var_mean.correction", with_mean<var_mean_correction, "var">);
   nested.impl("std_mean.correction", with_mean<std_mean_correction, "std">);
 }

@@ -4,6 +4,7 @@
 
 #include "native/hook.h"
 #include "native/hooks.h"
+#include "native/nested.h"
 
 namespace rivulet {
 
@@ -89,16 +90,21 @@ const std::unordered_set<std::string>& names() {
 
 } // namespace
 
-bool is_native(const std::string& full) {
+bool is_native(const c10::OperatorName& op) {
   constexpr size_t kNamespace = sizeof("aten::") - 1;
-  if (full.rfind("aten::", 0) != 0) {
+  if (op.name.rfind("aten::", 0) != 0) {
     return false;
   }
-  auto name = full.substr(kNamespace);
-  if (names().count(name) != 0) {
-    return true;
+  auto name = op.name.substr(kNamespace);
+  bool in_place = names().count(name) == 0 && name.size() > 1 && name.back() == '_';
+  if (in_place) {
+    name.pop_back();
   }
-  return !name.empty() && name.back() == '_' && names().count(name.substr(0, name.size() - 1)) != 0;
+  // An op has kernels at kNested because PyTorch's code touches data itself. Its other overloads do so too, but for
+  // these.
+  static const std::unordered_set<std::string> apart = {"aten::fill_.Tensor", "aten::nansum.out"};
+  return names().count(name) != 0 &&
+      (!has_nested(name) || native_key(op) == kNested || apart.count(c10::toString(op)) != 0);
 }
 
 std::vector<Slot>& slots() {

@@ -1,11 +1,11 @@
 #pragma once
-#include <string>
+#include <ATen/core/operator_name.h>
 
 namespace rivulet {
 
 // True for ops that PyTorch's CPU code does without touching data but through stubs and nested ops that are ours; see
-// Note [Native ops]. `name` is that of the schema, such as "aten::add_".
-bool is_native(const std::string& name);
+// Note [Native ops].
+bool is_native(const c10::OperatorName& op);
 
 // Finds the stubs. Called once, while PyTorch is loaded.
 void prepare_hooks();

@@ -96,6 +96,19 @@ def same_but_for_ties(place_of_dim: int) -> Callable[[Dispute], None]:
     return judge
 
 
+def same_as_without_out(function: Callable[..., torch.Tensor]) -> Callable[[Dispute], None]:
+    """What the CPU gives to who names no out=."""
+
+    def judge(dispute: Dispute) -> None:
+        sample = dispute.sample
+        wanted = function(sample.input, *sample.args, **sample.kwargs)
+        for path, device in compare.leaves(dispute.device):
+            if isinstance(device, torch.Tensor):
+                compare.check_values(path, wanted, device)
+
+    return judge
+
+
 RULES = [
     Rule(
         ("sort", "argsort"),
@@ -130,6 +143,13 @@ RULES = [
         ("forward",),
         "The CPU adds up losses and weights in float16 (ATen/native/LossNLL2d.cpp), mps in float32.",
         near_float64,
+    ),
+    Rule(
+        ("nn.functional.gelu",),
+        ("out=",),
+        "The CPU gives gelu to oneDNN, which leaves an out= tensor whose elements do not lie dense as it was "
+        "(ATen/native/Activation.cpp). On mps it gets the result.",
+        same_as_without_out(torch.nn.functional.gelu),
     ),
     Rule(
         ("logcumsumexp",),

@@ -1,4 +1,7 @@
-"""A part of the database on the kernels of a Vulkan device (Mesa's llvmpipe), values and gradients in float32.
+"""A part of the database on the kernels of a Vulkan device (Mesa's llvmpipe), values, variants and gradients in float32.
+
+The device's memory is one of its own (RIVULET_MIRROR=1), so that code which touches a tensor's bytes beside the kernels
+finds other ones.
 
 RIVULET_OPINFO_VULKAN_SHARD names the part ("i/n" or "all"); without it a small fixed one runs. What the newest recorded
 sweep has as native may not fall back.
@@ -15,7 +18,7 @@ from test_vulkan import needs_llvmpipe
 from . import items, recorded, verdict
 from .pool import Pool
 
-TASKS = "forward:float32,gradients"
+TASKS = "forward:float32,variants:float32,gradients"
 ITEMS = items.select(os.environ.get("RIVULET_OPINFO_VULKAN_SHARD", "17/100"), tasks=TASKS)
 NAME, SWEEP = recorded.sweep()
 
@@ -23,7 +26,7 @@ NAME, SWEEP = recorded.sweep()
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     workers = int(os.environ.get("RIVULET_OPINFO_WORKERS", os.cpu_count() or 1))
-    running = Pool(ITEMS, workers, {"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0"})
+    running = Pool(ITEMS, workers, {"RIVULET_ADAPTER": "llvmpipe", "RIVULET_MIRROR": "1", "LP_NUM_THREADS": "0"})
     yield running
     running.close()
 
