@@ -29,10 +29,10 @@ struct Params {
     metal::uint4 logsumexp_strides;
 };
 typedef uint type_4[1];
-struct type_6 {
+struct type_7 {
     metal::float4 inner[256];
 };
-struct type_7 {
+struct type_8 {
     float inner[256];
 };
 
@@ -103,34 +103,76 @@ float fetch_q(
     return 0.0;
 }
 
-float fetch_k(
+metal::float4 four_q(
     uint base_1,
     uint d_2,
+    constant Params& p,
+    device type_4 const& q,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    float _e2 = fetch_q(base_1, d_2, p, q, _buffer_sizes);
+    float _e5 = fetch_q(base_1, d_2 + 1u, p, q, _buffer_sizes);
+    float _e8 = fetch_q(base_1, d_2 + 2u, p, q, _buffer_sizes);
+    float _e11 = fetch_q(base_1, d_2 + 3u, p, q, _buffer_sizes);
+    return metal::float4(_e2, _e5, _e8, _e11);
+}
+
+float fetch_k(
+    uint base_2,
+    uint d_3,
     constant Params& p,
     device type_4 const& k,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e4 = p.dim;
-    if (d_2 < _e4) {
-        float _e7 = load_k(base_1 + d_2, k, _buffer_sizes);
+    if (d_3 < _e4) {
+        float _e7 = load_k(base_2 + d_3, k, _buffer_sizes);
         return _e7;
     }
     return 0.0;
 }
 
+metal::float4 four_k(
+    uint base_3,
+    uint d_4,
+    constant Params& p,
+    device type_4 const& k,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    float _e2 = fetch_k(base_3, d_4, p, k, _buffer_sizes);
+    float _e5 = fetch_k(base_3, d_4 + 1u, p, k, _buffer_sizes);
+    float _e8 = fetch_k(base_3, d_4 + 2u, p, k, _buffer_sizes);
+    float _e11 = fetch_k(base_3, d_4 + 3u, p, k, _buffer_sizes);
+    return metal::float4(_e2, _e5, _e8, _e11);
+}
+
 float fetch_v(
-    uint base_2,
-    uint d_3,
+    uint base_4,
+    uint d_5,
     constant Params& p,
     device type_4 const& v,
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint _e4 = p.dim;
-    if (d_3 < _e4) {
-        float _e7 = load_v(base_2 + d_3, v, _buffer_sizes);
+    if (d_5 < _e4) {
+        float _e7 = load_v(base_4 + d_5, v, _buffer_sizes);
         return _e7;
     }
     return 0.0;
+}
+
+metal::float4 four_v(
+    uint base_5,
+    uint d_6,
+    constant Params& p,
+    device type_4 const& v,
+    constant _mslBufferSizes& _buffer_sizes
+) {
+    float _e2 = fetch_v(base_5, d_6, p, v, _buffer_sizes);
+    float _e5 = fetch_v(base_5, d_6 + 1u, p, v, _buffer_sizes);
+    float _e8 = fetch_v(base_5, d_6 + 2u, p, v, _buffer_sizes);
+    float _e11 = fetch_v(base_5, d_6 + 3u, p, v, _buffer_sizes);
+    return metal::float4(_e2, _e5, _e8, _e11);
 }
 
 bool visible(
@@ -159,7 +201,7 @@ float inf_f32_(
 
 float masked(
     float score_1,
-    uint base_3,
+    uint base_6,
     uint query_1,
     uint key_1,
     constant Params& p,
@@ -178,7 +220,7 @@ float masked(
     float _e12 = inf_f32_();
     uint _e17 = p.mask_strides.z;
     uint _e23 = p.mask_strides.w;
-    int _e26 = load_mask((base_3 + (query_1 * _e17)) + (key_1 * _e23), mask, _buffer_sizes);
+    int _e26 = load_mask((base_6 + (query_1 * _e17)) + (key_1 * _e23), mask, _buffer_sizes);
     return (_e26 != 0) ? score_1 : -(_e12);
 }
 
@@ -205,7 +247,7 @@ uint encode_f16_(
 
 void store_four(
     uint to,
-    uint d_4,
+    uint d_7,
     metal::float4 value,
     constant Params& p,
     device type_4& out,
@@ -227,9 +269,9 @@ void store_four(
         {
             uint _e8 = j_4;
             uint _e12 = p.dim;
-            if ((d_4 + _e8) < _e12) {
+            if ((d_7 + _e8) < _e12) {
                 uint _e15 = j_4;
-                uint i_7 = (to + d_4) + _e15;
+                uint i_7 = (to + d_7) + _e15;
                 uint _e21 = j_4;
                 uint _e23 = encode_f16_(value[_e21]);
                 uint _e24 = j_4;
@@ -334,9 +376,9 @@ struct main_Input {
 , device type_4 const& k [[buffer(2)]]
 , device type_4 const& v [[buffer(3)]]
 , device type_4 const& mask [[buffer(4)]]
-, threadgroup type_6& tile_q
-, threadgroup type_6& tile
-, threadgroup type_7& scores
+, threadgroup type_7& tile_q
+, threadgroup type_7& tile
+, threadgroup type_8& scores
 , constant _mslBufferSizes& _buffer_sizes [[buffer(6)]]
 ) {
     uint i = {};
@@ -360,7 +402,7 @@ struct main_Input {
     metal::uint4 _e12 = p.offsets;
     metal::uint4 _e16 = p.batch_strides;
     metal::uint4 _e21 = p.head_strides;
-    metal::uint4 base_4 = (_e12 + (group.z * _e16)) + (heads * _e21);
+    metal::uint4 base_7 = (_e12 + (group.z * _e16)) + (heads * _e21);
     uint _e26 = p.mask_offset;
     uint _e31 = p.mask_strides.x;
     uint _e38 = p.mask_strides.y;
@@ -375,8 +417,8 @@ struct main_Input {
     bool loop_init_1 = true;
     while(true) {
         if (!loop_init_1) {
-            uint _e93 = i;
-            i = _e93 + 128u;
+            uint _e83 = i;
+            i = _e83 + 128u;
         }
         loop_init_1 = false;
         uint _e55 = i;
@@ -387,32 +429,29 @@ struct main_Input {
         {
             uint _e59 = i;
             uint _e67 = p.row_strides.y;
-            uint start = base_4.y + (metal::min(first_query + (_e59 / 16u), last) * _e67);
+            uint start = base_7.y + (metal::min(first_query + (_e59 / 16u), last) * _e67);
             uint _e70 = i;
-            uint d_5 = (_e70 % 16u) * 4u;
+            uint d_8 = (_e70 % 16u) * 4u;
             uint _e76 = i;
-            float _e78 = fetch_q(start, d_5, p, q, _buffer_sizes);
-            float _e81 = fetch_q(start, d_5 + 1u, p, q, _buffer_sizes);
-            float _e84 = fetch_q(start, d_5 + 2u, p, q, _buffer_sizes);
-            float _e87 = fetch_q(start, d_5 + 3u, p, q, _buffer_sizes);
-            float _e91 = p.scale;
-            tile_q.inner[_e76] = metal::float4(_e78, _e81, _e84, _e87) * _e91;
+            metal::float4 _e78 = four_q(start, d_8, p, q, _buffer_sizes);
+            float _e81 = p.scale;
+            tile_q.inner[_e76] = _e78 * _e81;
         }
     }
-    float _e96 = inf_f32_();
-    highest = -(_e96);
-    int _e110 = p.diagonal;
-    uint _e114 = p.keys;
-    uint end = static_cast<uint>(metal::clamp(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(static_cast<int>(first_query)) + as_type<uint>(16))) + as_type<uint>(_e110)), 0, static_cast<int>(_e114)));
+    float _e86 = inf_f32_();
+    highest = -(_e86);
+    int _e100 = p.diagonal;
+    uint _e104 = p.keys;
+    uint end = static_cast<uint>(metal::clamp(as_type<int>(as_type<uint>(as_type<int>(as_type<uint>(static_cast<int>(first_query)) + as_type<uint>(16))) + as_type<uint>(_e100)), 0, static_cast<int>(_e104)));
     bool loop_init_2 = true;
     while(true) {
         if (!loop_init_2) {
-            uint _e359 = first;
-            first = _e359 + 16u;
+            uint _e329 = first;
+            first = _e329 + 16u;
         }
         loop_init_2 = false;
-        uint _e121 = first;
-        if (_e121 < end) {
+        uint _e111 = first;
+        if (_e111 < end) {
         } else {
             break;
         }
@@ -421,29 +460,26 @@ struct main_Input {
             bool loop_init_3 = true;
             while(true) {
                 if (!loop_init_3) {
-                    uint _e164 = i_1;
-                    i_1 = _e164 + 128u;
+                    uint _e144 = i_1;
+                    i_1 = _e144 + 128u;
                 }
                 loop_init_3 = false;
-                uint _e124 = i_1;
-                if (_e124 < 256u) {
+                uint _e114 = i_1;
+                if (_e114 < 256u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e128 = first;
-                    uint _e129 = i_1;
-                    uint _e135 = p.keys;
-                    uint _e142 = p.row_strides.z;
-                    uint start_1 = base_4.z + (metal::min(_e128 + (_e129 / 16u), _e135 - 1u) * _e142);
-                    uint _e145 = i_1;
-                    uint d_6 = (_e145 % 16u) * 4u;
-                    uint _e151 = i_1;
-                    float _e153 = fetch_k(start_1, d_6, p, k, _buffer_sizes);
-                    float _e156 = fetch_k(start_1, d_6 + 1u, p, k, _buffer_sizes);
-                    float _e159 = fetch_k(start_1, d_6 + 2u, p, k, _buffer_sizes);
-                    float _e162 = fetch_k(start_1, d_6 + 3u, p, k, _buffer_sizes);
-                    tile.inner[_e151] = metal::float4(_e153, _e156, _e159, _e162);
+                    uint _e118 = first;
+                    uint _e119 = i_1;
+                    uint _e125 = p.keys;
+                    uint _e132 = p.row_strides.z;
+                    uint start_1 = base_7.z + (metal::min(_e118 + (_e119 / 16u), _e125 - 1u) * _e132);
+                    uint _e135 = i_1;
+                    uint d_9 = (_e135 % 16u) * 4u;
+                    uint _e141 = i_1;
+                    metal::float4 _e143 = four_k(start_1, d_9, p, k, _buffer_sizes);
+                    tile.inner[_e141] = _e143;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -451,12 +487,12 @@ struct main_Input {
             bool loop_init_4 = true;
             while(true) {
                 if (!loop_init_4) {
-                    uint _e210 = j;
-                    j = _e210 + 8u;
+                    uint _e190 = j;
+                    j = _e190 + 8u;
                 }
                 loop_init_4 = false;
-                uint _e168 = j;
-                if (_e168 < 16u) {
+                uint _e148 = j;
+                if (_e148 < 16u) {
                 } else {
                     break;
                 }
@@ -466,31 +502,31 @@ struct main_Input {
                     bool loop_init_5 = true;
                     while(true) {
                         if (!loop_init_5) {
-                            uint _e197 = d;
-                            d = _e197 + 1u;
+                            uint _e177 = d;
+                            d = _e177 + 1u;
                         }
                         loop_init_5 = false;
-                        uint _e175 = d;
-                        if (_e175 < 16u) {
+                        uint _e155 = d;
+                        if (_e155 < 16u) {
                         } else {
                             break;
                         }
                         {
-                            float _e178 = score;
-                            uint _e182 = d;
-                            metal::float4 _e185 = tile_q.inner[(slot * 16u) + _e182];
-                            uint _e187 = j;
-                            uint _e190 = d;
-                            metal::float4 _e193 = tile.inner[(_e187 * 16u) + _e190];
-                            score = _e178 + metal::dot(_e185, _e193);
+                            float _e158 = score;
+                            uint _e162 = d;
+                            metal::float4 _e165 = tile_q.inner[(slot * 16u) + _e162];
+                            uint _e167 = j;
+                            uint _e170 = d;
+                            metal::float4 _e173 = tile.inner[(_e167 * 16u) + _e170];
+                            score = _e158 + metal::dot(_e165, _e173);
                         }
                     }
-                    uint _e202 = j;
-                    float _e205 = score;
-                    uint _e206 = first;
-                    uint _e207 = j;
-                    float _e209 = masked(_e205, mask_base, query_2, _e206 + _e207, p, mask, _buffer_sizes);
-                    scores.inner[(slot * 16u) + _e202] = _e209;
+                    uint _e182 = j;
+                    float _e185 = score;
+                    uint _e186 = first;
+                    uint _e187 = j;
+                    float _e189 = masked(_e185, mask_base, query_2, _e186 + _e187, p, mask, _buffer_sizes);
+                    scores.inner[(slot * 16u) + _e182] = _e189;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
@@ -498,135 +534,132 @@ struct main_Input {
             bool loop_init_6 = true;
             while(true) {
                 if (!loop_init_6) {
-                    uint _e254 = i_2;
-                    i_2 = _e254 + 128u;
+                    uint _e224 = i_2;
+                    i_2 = _e224 + 128u;
                 }
                 loop_init_6 = false;
-                uint _e214 = i_2;
-                if (_e214 < 256u) {
+                uint _e194 = i_2;
+                if (_e194 < 256u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e218 = first;
-                    uint _e219 = i_2;
-                    uint _e225 = p.keys;
-                    uint _e232 = p.row_strides.w;
-                    uint start_2 = base_4.w + (metal::min(_e218 + (_e219 / 16u), _e225 - 1u) * _e232);
-                    uint _e235 = i_2;
-                    uint d_7 = (_e235 % 16u) * 4u;
-                    uint _e241 = i_2;
-                    float _e243 = fetch_v(start_2, d_7, p, v, _buffer_sizes);
-                    float _e246 = fetch_v(start_2, d_7 + 1u, p, v, _buffer_sizes);
-                    float _e249 = fetch_v(start_2, d_7 + 2u, p, v, _buffer_sizes);
-                    float _e252 = fetch_v(start_2, d_7 + 3u, p, v, _buffer_sizes);
-                    tile.inner[_e241] = metal::float4(_e243, _e246, _e249, _e252);
+                    uint _e198 = first;
+                    uint _e199 = i_2;
+                    uint _e205 = p.keys;
+                    uint _e212 = p.row_strides.w;
+                    uint start_2 = base_7.w + (metal::min(_e198 + (_e199 / 16u), _e205 - 1u) * _e212);
+                    uint _e215 = i_2;
+                    uint d_10 = (_e215 % 16u) * 4u;
+                    uint _e221 = i_2;
+                    metal::float4 _e223 = four_v(start_2, d_10, p, v, _buffer_sizes);
+                    tile.inner[_e221] = _e223;
                 }
             }
-            float _e257 = highest;
-            top = _e257;
+            float _e227 = highest;
+            top = _e227;
             j_1 = 0u;
             bool loop_init_7 = true;
             while(true) {
                 if (!loop_init_7) {
-                    uint _e274 = j_1;
-                    j_1 = _e274 + 1u;
+                    uint _e244 = j_1;
+                    j_1 = _e244 + 1u;
                 }
                 loop_init_7 = false;
-                uint _e261 = j_1;
-                if (_e261 < 16u) {
+                uint _e231 = j_1;
+                if (_e231 < 16u) {
                 } else {
                     break;
                 }
                 {
-                    float _e264 = top;
-                    uint _e268 = j_1;
-                    float _e271 = scores.inner[(slot * 16u) + _e268];
-                    float _e272 = f_maximum(_e264, _e271);
-                    top = _e272;
+                    float _e234 = top;
+                    uint _e238 = j_1;
+                    float _e241 = scores.inner[(slot * 16u) + _e238];
+                    float _e242 = f_maximum(_e234, _e241);
+                    top = _e242;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-            float _e276 = top;
-            bool nothing = as_type<uint>(_e276) == 4286578688u;
-            float _e280 = highest;
-            float _e281 = top;
-            float _e283 = exp_f32_(_e280 - _e281);
-            float factor = nothing ? 1.0 : _e283;
+            float _e246 = top;
+            bool nothing = as_type<uint>(_e246) == 4286578688u;
+            float _e250 = highest;
+            float _e251 = top;
+            float _e253 = exp_f32_(_e250 - _e251);
+            float factor = nothing ? 1.0 : _e253;
             j_2 = lane;
             bool loop_init_8 = true;
             while(true) {
                 if (!loop_init_8) {
-                    uint _e308 = j_2;
-                    j_2 = _e308 + 8u;
+                    uint _e278 = j_2;
+                    j_2 = _e278 + 8u;
                 }
                 loop_init_8 = false;
-                uint _e287 = j_2;
-                if (_e287 < 16u) {
+                uint _e257 = j_2;
+                if (_e257 < 16u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e293 = j_2;
-                    float score_2 = scores.inner[(slot * 16u) + _e293];
-                    uint _e300 = j_2;
-                    float _e303 = top;
-                    float _e305 = exp_f32_(score_2 - _e303);
-                    scores.inner[(slot * 16u) + _e300] = nothing ? 0.0 : _e305;
+                    uint _e263 = j_2;
+                    float score_2 = scores.inner[(slot * 16u) + _e263];
+                    uint _e270 = j_2;
+                    float _e273 = top;
+                    float _e275 = exp_f32_(score_2 - _e273);
+                    scores.inner[(slot * 16u) + _e270] = nothing ? 0.0 : _e275;
                 }
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
-            float _e311 = sum;
-            sum = _e311 * factor;
-            metal::float4 _e313 = o0_;
-            o0_ = _e313 * factor;
-            metal::float4 _e315 = o1_;
-            o1_ = _e315 * factor;
+            float _e281 = sum;
+            sum = _e281 * factor;
+            metal::float4 _e283 = o0_;
+            o0_ = _e283 * factor;
+            metal::float4 _e285 = o1_;
+            o1_ = _e285 * factor;
             j_3 = 0u;
             bool loop_init_9 = true;
             while(true) {
                 if (!loop_init_9) {
-                    uint _e356 = j_3;
-                    j_3 = _e356 + 1u;
+                    uint _e326 = j_3;
+                    j_3 = _e326 + 1u;
                 }
                 loop_init_9 = false;
-                uint _e319 = j_3;
-                if (_e319 < 16u) {
+                uint _e289 = j_3;
+                if (_e289 < 16u) {
                 } else {
                     break;
                 }
                 {
-                    uint _e325 = j_3;
-                    float weight = scores.inner[(slot * 16u) + _e325];
-                    float _e329 = sum;
-                    sum = _e329 + weight;
-                    uint _e333 = j_3;
-                    metal::float4 _e340 = tile.inner[((_e333 * 16u) + lane) + 0u];
-                    metal::float4 _e341 = o0_;
-                    o0_ = metal::fma(metal::float4(weight), _e340, _e341);
-                    uint _e345 = j_3;
-                    metal::float4 _e352 = tile.inner[((_e345 * 16u) + lane) + 8u];
-                    metal::float4 _e353 = o1_;
-                    o1_ = metal::fma(metal::float4(weight), _e352, _e353);
+                    uint _e295 = j_3;
+                    float weight = scores.inner[(slot * 16u) + _e295];
+                    float _e299 = sum;
+                    sum = _e299 + weight;
+                    uint _e303 = j_3;
+                    metal::float4 _e310 = tile.inner[((_e303 * 16u) + lane) + 0u];
+                    metal::float4 _e311 = o0_;
+                    o0_ = metal::fma(metal::float4(weight), _e310, _e311);
+                    uint _e315 = j_3;
+                    metal::float4 _e322 = tile.inner[((_e315 * 16u) + lane) + 8u];
+                    metal::float4 _e323 = o1_;
+                    o1_ = metal::fma(metal::float4(weight), _e322, _e323);
                 }
             }
-            float _e358 = top;
-            highest = _e358;
+            float _e328 = top;
+            highest = _e328;
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }
     }
-    uint _e364 = p.queries;
-    if (query_2 < _e364) {
-        float _e366 = sum;
-        float _e369 = sum;
-        bool _e370 = is_zero(_e369);
-        float share = _e370 ? 0.0 : (1.0 / _e366);
-        uint _e377 = p.row_strides.x;
-        uint to_1 = base_4.x + (query_2 * _e377);
-        metal::float4 _e384 = o0_;
-        store_four(to_1, (lane + 0u) * 4u, _e384 * share, p, out, _buffer_sizes);
-        metal::float4 _e390 = o1_;
-        store_four(to_1, (lane + 8u) * 4u, _e390 * share, p, out, _buffer_sizes);
+    uint _e334 = p.queries;
+    if (query_2 < _e334) {
+        float _e336 = sum;
+        float _e339 = sum;
+        bool _e340 = is_zero(_e339);
+        float share = _e340 ? 0.0 : (1.0 / _e336);
+        uint _e347 = p.row_strides.x;
+        uint to_1 = base_7.x + (query_2 * _e347);
+        metal::float4 _e354 = o0_;
+        store_four(to_1, (lane + 0u) * 4u, _e354 * share, p, out, _buffer_sizes);
+        metal::float4 _e360 = o1_;
+        store_four(to_1, (lane + 8u) * 4u, _e360 * share, p, out, _buffer_sizes);
         return;
     } else {
         return;
