@@ -42,10 +42,10 @@ threads = [threading.Thread(target=work) for _ in range(8)]
 assert not wrong
 assert not rivulet.fallback_counts(), rivulet.fallback_counts()
 
-# Integer products have no kernel.
-whole = torch.arange(9, device="mps").reshape(3, 3)
-assert torch.equal((whole @ whole).cpu(), whole.cpu() @ whole.cpu())
-assert rivulet.fallback_counts() == {"aten::mm": 1}, rivulet.fallback_counts()
+# What has no kernel.
+whole = torch.arange(9, device="mps").div(3, rounding_mode="floor")
+assert torch.equal(whole.unique_consecutive().cpu(), torch.arange(3))
+assert rivulet.fallback_counts() == {"aten::unique_consecutive": 1}, rivulet.fallback_counts()
 rivulet.reset_fallback_counts()
 assert not rivulet.fallback_counts()
 
