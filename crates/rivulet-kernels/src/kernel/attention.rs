@@ -232,15 +232,16 @@ impl Attention {
         )
     }
 
-    /// Keeps the logarithm of a query's sum of exponentials.
-    fn keep(&self, highest: &str, sum: &str, query: &str) -> String {
+    /// Keeps the logarithm of a query's sum of exponentials, by the invocation of the query whose `lane` is 0.
+    fn keep(&self, lane: &str, highest: &str, sum: &str, query: &str) -> String {
         if !self.logsumexp {
             return String::new();
         }
         format!(
-            "let place = group.z * p.logsumexp_strides.x + group.y * p.logsumexp_strides.y;\n\
+            "if ({lane} == 0u) {{\n\
+             let place = group.z * p.logsumexp_strides.x + group.y * p.logsumexp_strides.y;\n\
              let kept = select({highest} + log_f32({sum}), -inf_f32(), is_zero({sum}));\n\
-             store_logsumexp(p.logsumexp_offset + place + {query} * p.logsumexp_strides.z, kept);"
+             store_logsumexp(p.logsumexp_offset + place + {query} * p.logsumexp_strides.z, kept);\n}}"
         )
     }
 
@@ -258,7 +259,6 @@ impl Attention {
             let _ = writeln!(gather, "o{v} = fma(vec4<f32>(weight), {from}, o{v});");
             let _ = writeln!(write, "store_four(to, (lane + {}u) * 4u, o{v} * share);", v * lanes);
         }
-        let keep = format!("if (lane == 0u) {{\n{}\n}}", self.keep("highest", "sum", "query"));
         shader
             .set("LANES", lanes.to_string())
             .set("OWN", own.to_string())
@@ -270,7 +270,7 @@ impl Attention {
             .set("SCALE", scale)
             .set("GATHER", gather)
             .set("WRITE", write)
-            .set("KEEP", if self.logsumexp { keep } else { String::new() })
+            .set("KEEP", self.keep("lane", "highest", "sum", "query"))
     }
 
     fn tiles(&self, shader: Shader) -> Shader {
@@ -295,12 +295,8 @@ impl Attention {
                 let _ = writeln!(gather, "o{r}_{v} = fma(vec4<f32>(a[{r}]), b{v}, o{r}_{v});");
                 let _ = writeln!(write, "store_four(to, (x + {}u) * 4u, o{r}_{v} * share);", v * 8);
             }
-            let keep = self.keep(&format!("highest[{r}]"), &format!("total[{r}]"), &format!("({query})"));
-            let _ = if self.logsumexp {
-                writeln!(write, "if (x == 0u) {{\n{keep}\n}}\n}}")
-            } else {
-                writeln!(write, "}}")
-            };
+            let (highest, total) = (format!("highest[{r}]"), format!("total[{r}]"));
+            let _ = writeln!(write, "{}\n}}", self.keep("x", &highest, &total, &format!("({query})")));
         }
         shader
             .set("DIM", dim.to_string())

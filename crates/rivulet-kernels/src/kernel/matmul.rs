@@ -52,8 +52,8 @@ pub struct Matmul {
     /// are neighbours, their number and all offsets and strides but that are multiples of four. Skinny tiles do so
     /// where both run along k.
     pub quads: bool,
-    /// True for a part of k in each workgroup: sums of products, which [`MatmulJoin`](super::MatmulJoin) puts together. The output is
-    /// float32, without bias and activation. Not for skinny and cooperative tiles.
+    /// True for a part of k in each workgroup: sums of products, which [`MatmulJoin`](super::MatmulJoin) puts together.
+    /// The output is float32, without bias and activation. Not for skinny and cooperative tiles.
     pub split: bool,
 }
 
@@ -259,6 +259,7 @@ impl Matmul {
         let body = match self.tile.shape() {
             _ if self.tile == Tile::Cooperative => concat!(
                 include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_store.wgsl"),
                 include_str!("../../wgsl/kernel/matmul_cooperative.wgsl")
             ),
             Some(_) if self.quads() => {

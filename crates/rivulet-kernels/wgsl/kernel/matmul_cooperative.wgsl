@@ -21,17 +21,6 @@ fn fetch_b(base: u32, first_column: u32, first_k: u32, i: u32) -> vec2<u32> {
     }
     return vec2<u32>();
 }
-fn store_four(base: vec4<u32>, row: u32, column: u32, sums: vec4<f32>) {
-    if (row >= p.m) {
-        return;
-    }
-    for (var j = 0u; j < 4u; j += $PAIRu) {
-        if (column + j < p.n) {
-            let to = base.x + row * p.edges.x + column + j;
-            $STORE
-        }
-    }
-}
 // The 16 x 16 sums of this subgroup, two vectors for each invocation.
 fn store_parts(base: vec4<u32>, row: u32, column: u32, subgroup: u32, lane: u32) {
     for (var i = lane; i < 64u; i += 32u) {

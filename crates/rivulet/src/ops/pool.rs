@@ -43,17 +43,6 @@ fn four([depth, height, width]: Sizes) -> [u32; 4] {
     [depth, height, width, 1]
 }
 
-/// The three last sizes of a checked view.
-fn sizes(op: &'static str, name: &str, view: &View<'_>) -> Result<[u32; 4]> {
-    view.check_dense(op, name)?;
-    match *view.shape.as_slice() {
-        [_, depth, height, width] => Ok([word(depth), word(height), word(width), 1]),
-        ref shape => {
-            refuse(op, format!("{name} has shape {shape:?}; it must be [planes, depth, height, width]"))
-        }
-    }
-}
-
 fn describe(
     op: &'static str,
     large: &View<'_>,
@@ -61,7 +50,7 @@ fn describe(
     windows: &Windows,
     divisor: PoolDivisor,
 ) -> Result<PoolParams> {
-    let (size, out) = (sizes(op, "the input", large)?, sizes(op, "the pooled side", pooled)?);
+    let (size, out) = (large.image(op, "the input")?, pooled.image(op, "the pooled side")?);
     if large.shape[0] != pooled.shape[0] {
         return refuse(op, format!("{} planes of {}; as many are allowed", pooled.shape[0], large.shape[0]));
     }

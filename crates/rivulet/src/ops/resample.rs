@@ -8,16 +8,6 @@ pub use rivulet_kernels::ResampleMode;
 use rivulet_kernels::params::ResampleParams;
 use rivulet_kernels::{Kernel, Resample};
 
-fn sizes(op: &'static str, name: &str, view: &View<'_>) -> Result<[u32; 4]> {
-    view.check_dense(op, name)?;
-    match *view.shape.as_slice() {
-        [_, depth, height, width] => Ok([word(depth), word(height), word(width), 1]),
-        ref shape => {
-            refuse(op, format!("{name} has shape {shape:?}; it must be [planes, depth, height, width]"))
-        }
-    }
-}
-
 fn run(
     device: &Device,
     op: &'static str,
@@ -74,7 +64,7 @@ pub fn resample(
     mode: ResampleMode,
 ) -> Result<()> {
     let op = "resample";
-    let both = (sizes(op, "the input", x)?, sizes(op, "the output", out)?);
+    let both = (x.image(op, "the input")?, out.image(op, "the output")?);
     run(device, op, (out, x), both, scale, (mode, false))
 }
 
@@ -92,6 +82,6 @@ pub fn resample_backward(
     mode: ResampleMode,
 ) -> Result<()> {
     let op = "resample_backward";
-    let both = (sizes(op, "the output", out)?, sizes(op, "the gradient", gradient)?);
+    let both = (out.image(op, "the output")?, gradient.image(op, "the gradient")?);
     run(device, op, (out, gradient), both, scale, (mode, true))
 }

@@ -1,3 +1,4 @@
+use super::launch::word;
 use super::{DType, no_kernel, refuse};
 use crate::error::Result;
 use crate::memory::Block;
@@ -159,6 +160,17 @@ impl<'b> View<'b> {
             return Ok(());
         }
         refuse(op, format!("{name} is {}; it must be {}", self.dtype.name(), dtype.name()))
+    }
+
+    /// Depth, height and width of dense planes of images, and a 1 that fills the vector. Fails for other shapes.
+    pub(super) fn image(&self, op: &'static str, name: &str) -> Result<[u32; 4]> {
+        self.check_dense(op, name)?;
+        match *self.shape.as_slice() {
+            [_, depth, height, width] => Ok([word(depth), word(height), word(width), 1]),
+            ref shape => {
+                refuse(op, format!("{name} has shape {shape:?}; it must be [planes, depth, height, width]"))
+            }
+        }
     }
 
     /// The whole block as an operand of a dispatch.
