@@ -17,6 +17,7 @@
 #include "aten/kernels.h"
 #include "aten/random.h"
 #include "native/nested.h"
+#include "native/scope.h"
 #include "native/table.h"
 #include "runtime/allocator.h"
 #include "runtime/hooks.h"
@@ -36,11 +37,6 @@ struct Argument {
   Kind kind;
   bool write;
 };
-
-// Ops that change an operand which their schema does not mark.
-bool writes_unmarked(const std::string& op, size_t index) {
-  return op == "aten::native_batch_norm" && (index == 3 || index == 4);
-}
 
 // Ops that take index or shape tensors from the CPU beside mps operands, as on other devices.
 bool accepts_cpu_operands(const std::string& op) {

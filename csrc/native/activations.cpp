@@ -16,23 +16,6 @@ namespace rivulet {
 
 namespace {
 
-// Kernels of gradients take the gradient first; some stubs give it last.
-template <Name name>
-struct GradientLast {
-  template <typename... Scalars>
-  bool operator()(const at::TensorIteratorBase& iter, const Scalars&... scalars) const {
-    if (iter.numel() == 0) {
-      return true;
-    }
-    Views views;
-    if (!views.iterator(iter)) {
-      return false;
-    }
-    views.swap(1, 2);
-    return call_pointwise(pointwise_op<name>(), iter.dtype(0), views, {c10::Scalar(scalars)...});
-  }
-};
-
 // threshold(x) and its gradient are one stub: value where x <= threshold, else the second input.
 bool threshold(const at::TensorIteratorBase& iter, const c10::Scalar& threshold, const c10::Scalar& value) {
   if (iter.data_ptr(1) == iter.data_ptr(2)) {

@@ -10,12 +10,6 @@
 
 namespace rivulet {
 
-// The running statistics.
-template <>
-inline constexpr bool kWritesUnmarked<at::_ops::native_batch_norm> = true;
-template <>
-inline constexpr bool kWritesUnmarked<at::_ops::native_batch_norm_out> = true;
-
 namespace {
 
 using at::Tensor;

@@ -48,4 +48,24 @@ struct Pointwise {
   }
 };
 
+// The same where the stub gives the gradient after the other inputs; kernels take it first.
+template <Name name>
+struct GradientLast {
+  template <typename... Scalars>
+  bool operator()(const at::TensorIteratorBase& iter, const Scalars&... scalars) const {
+    if (iter.numel() == 0) {
+      return true;
+    }
+    Views views;
+    if (!views.iterator(iter)) {
+      return false;
+    }
+    size_t gradient = iter.ninputs();
+    for (size_t input = 1; input < gradient; ++input) {
+      views.swap(input, gradient);
+    }
+    return call_pointwise(pointwise_op<name>(), iter.dtype(0), views, {c10::Scalar(scalars)...});
+  }
+};
+
 } // namespace rivulet

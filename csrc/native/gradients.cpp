@@ -25,24 +25,6 @@ namespace {
 using at::Scalar;
 using at::Tensor;
 
-// Losses' stubs give input, target, gradient; kernels take the gradient first.
-template <Name name>
-struct LossGradient {
-  template <typename... Scalars>
-  bool operator()(const at::TensorIteratorBase& iter, const Scalars&... scalars) const {
-    if (iter.numel() == 0) {
-      return true;
-    }
-    Views views;
-    if (!views.iterator(iter)) {
-      return false;
-    }
-    views.swap(1, 3);
-    views.swap(2, 3);
-    return call_pointwise(pointwise_op<name>(), iter.dtype(0), views, {Scalar(scalars)...});
-  }
-};
-
 // Two outputs, of input, weight and gradient: one kernel each.
 bool prelu_backward(const at::TensorIteratorBase& iter) {
   if (iter.numel() == 0) {
@@ -152,9 +134,9 @@ void hook_gradients() {
   });
   hook(logit_backward_stub, Pointwise<"logit_backward">{});
   hook(prelu_backward_stub, [](const at::TensorIteratorBase& iter) { return prelu_backward(iter); });
-  hook(mse_backward_stub, LossGradient<"mse_backward">{});
-  hook(smooth_l1_backward_stub, LossGradient<"smooth_l1_backward">{});
-  hook(huber_backward_stub, LossGradient<"huber_backward">{});
+  hook(mse_backward_stub, GradientLast<"mse_backward">{});
+  hook(smooth_l1_backward_stub, GradientLast<"smooth_l1_backward">{});
+  hook(huber_backward_stub, GradientLast<"huber_backward">{});
   hook(renorm_scale_factor_stub, [](const at::TensorIteratorBase& iter, double largest) {
     if (dtype_of(iter.dtype(0)) == RIVULET_NO_DTYPE) {
       return false;

@@ -6,17 +6,31 @@
 #include "native/call.h"
 #include "native/hook.h"
 #include "native/hooks.h"
+#include "native/indexing.h"
 
 namespace rivulet {
+
+using at::Tensor;
+
+Tensor with_dimension(const Tensor& tensor) {
+  return tensor.dim() == 0 ? tensor.reshape({1}) : tensor;
+}
+
+bool scatter(Scatter kind, const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source) {
+  if (index.numel() == 0) {
+    return true;
+  }
+  Tensor target = with_dimension(out);
+  Views views;
+  return views.changed(target) && views.input(with_dimension(index)) && views.input(with_dimension(source)) &&
+      views.recorded(rivulet_scatter(
+          kind, views.at(0), c10::maybe_wrap_dim(dim, target.dim()), views.at(1), views.at(2), {}));
+}
 
 namespace {
 
 using at::IntArrayRef;
-using at::Tensor;
 using at::native::ReductionType;
-
-// Kinds of rivulet_scatter.
-enum Scatter : uint32_t { kAssign = 0, kAdd = 1, kMultiply = 2, kMaximum = 3, kMinimum = 4 };
 
 Scatter kind_of(ReductionType type) {
   switch (type) {
@@ -32,11 +46,6 @@ Scatter kind_of(ReductionType type) {
   }
 }
 
-// A tensor without dimensions counts as one of one element.
-Tensor with_dimension(const Tensor& tensor) {
-  return tensor.dim() == 0 ? tensor.reshape({1}) : tensor;
-}
-
 bool gather(const Tensor& out, const Tensor& x, int64_t dim, const Tensor& index) {
   if (index.numel() == 0) {
     return true;
@@ -45,17 +54,6 @@ bool gather(const Tensor& out, const Tensor& x, int64_t dim, const Tensor& index
   Views views;
   return views.output(with_dimension(out)) && views.input(source) && views.input(with_dimension(index)) &&
       views.recorded(rivulet_gather(views.at(0), views.at(1), c10::maybe_wrap_dim(dim, source.dim()), views.at(2)));
-}
-
-bool scatter(Scatter kind, const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source) {
-  if (index.numel() == 0) {
-    return true;
-  }
-  Tensor target = with_dimension(out);
-  Views views;
-  return views.changed(target) && views.input(with_dimension(index)) && views.input(with_dimension(source)) &&
-      views.recorded(rivulet_scatter(
-          kind, views.at(0), c10::maybe_wrap_dim(dim, target.dim()), views.at(1), views.at(2), {}));
 }
 
 bool scatter_value(Scatter kind, const Tensor& out, int64_t dim, const Tensor& index, const c10::Scalar& value) {

@@ -8,6 +8,7 @@
 #include "native/composed.h"
 #include "native/hook.h"
 #include "native/hooks.h"
+#include "native/indexing.h"
 #include "native/nested.h"
 #include "native/scope.h"
 
@@ -81,10 +82,6 @@ bool take(const at::TensorIteratorBase& iter, const Tensor& source) {
 
 // --- along a dimension ---
 
-Tensor with_a_dimension(const Tensor& tensor) {
-  return tensor.dim() == 0 ? tensor.unsqueeze(0) : tensor;
-}
-
 // An index as long as the source's dimension, beside every element of the source. Undefined where PyTorch has an error
 // to raise.
 Tensor beside_source(const Tensor& target, int64_t dim, const Tensor& index, const Tensor& source) {
@@ -101,23 +98,13 @@ Tensor beside_source(const Tensor& target, int64_t dim, const Tensor& index, con
   return index.reshape(sizes).expand(source.sizes());
 }
 
-// Kinds of rivulet_scatter.
-bool scatter_along(uint32_t kind, const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source) {
-  Views views;
-  return source.numel() == 0 ||
-      (views.changed(out) && views.input(index) && views.input(source) &&
-       views.recorded(rivulet_scatter(kind, views.at(0), static_cast<uint32_t>(dim), views.at(1), views.at(2), {})));
-}
-
-constexpr uint32_t kAddition = 1;
-
 bool add_at(const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source, const Scalar& alpha) {
-  Tensor target = with_a_dimension(out);
-  Tensor summand = with_a_dimension(source);
+  Tensor target = with_dimension(out);
+  Tensor summand = with_dimension(source);
   dim = c10::maybe_wrap_dim(dim, target.dim());
   Tensor places = beside_source(target, dim, index, summand);
   return places.defined() && dtype_of(out.scalar_type()) != RIVULET_NO_DTYPE && out.scalar_type() != c10::kBool &&
-      scatter_along(kAddition, target, dim, places, alpha.equal(1) ? summand : summand.mul(alpha));
+      scatter(kAdd, target, dim, places, alpha.equal(1) ? summand : summand.mul(alpha));
 }
 
 Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& source, const Scalar& alpha) {
@@ -135,7 +122,7 @@ Tensor& index_add_(Tensor& x, int64_t dim, const Tensor& index, const Tensor& so
 
 // What each kind of reduction does to elements and their source, and where it begins without the element itself.
 struct Reduction {
-  uint32_t kind;
+  Scatter kind;
   Scalar neutral;
 };
 
@@ -143,16 +130,16 @@ std::optional<Reduction> reduction_of(std::string_view name, c10::ScalarType typ
   bool is_float = c10::isFloatingType(type);
   constexpr double kInf = std::numeric_limits<double>::infinity();
   if (name == "prod") {
-    return Reduction{2, 1};
+    return Reduction{kMultiply, 1};
   }
   if (name == "mean") {
-    return Reduction{kAddition, 0};
+    return Reduction{kAdd, 0};
   }
   if (name == "amax") {
-    return Reduction{3, is_float ? Scalar(-kInf) : Scalar(std::numeric_limits<int64_t>::lowest())};
+    return Reduction{kMaximum, is_float ? Scalar(-kInf) : Scalar(std::numeric_limits<int64_t>::lowest())};
   }
   if (name == "amin") {
-    return Reduction{4, is_float ? Scalar(kInf) : Scalar(std::numeric_limits<int64_t>::max())};
+    return Reduction{kMinimum, is_float ? Scalar(kInf) : Scalar(std::numeric_limits<int64_t>::max())};
   }
   return std::nullopt;
 }
@@ -160,8 +147,8 @@ std::optional<Reduction> reduction_of(std::string_view name, c10::ScalarType typ
 bool reduce_at(
     const Tensor& out, int64_t dim, const Tensor& index, const Tensor& source, std::string_view name,
     bool include_self) {
-  Tensor target = with_a_dimension(out);
-  Tensor operand = with_a_dimension(source);
+  Tensor target = with_dimension(out);
+  Tensor operand = with_dimension(source);
   dim = c10::maybe_wrap_dim(dim, target.dim());
   auto reduction = reduction_of(name, out.scalar_type());
   Tensor places = beside_source(target, dim, index, operand);
@@ -175,12 +162,12 @@ bool reduce_at(
   Tensor counts;
   if (!include_self || is_mean) {
     counts = at::zeros(target.sizes(), target.options().dtype(c10::kInt));
-    scatter_along(kAddition, counts, dim, places, at::ones({1}, counts.options()).expand(operand.sizes()));
+    scatter(kAdd, counts, dim, places, at::ones({1}, counts.options()).expand(operand.sizes()));
   }
   if (!include_self) {
     target.masked_fill_(counts.ne(0), reduction->neutral);
   }
-  if (!scatter_along(reduction->kind, target, dim, places, operand)) {
+  if (!scatter(reduction->kind, target, dim, places, operand)) {
     return false;
   }
   if (is_mean) {
@@ -223,7 +210,7 @@ Tensor true_places(const Tensor& mask) {
     Tensor all = at::arange(mask.numel(), running.options());
     Views views;
     bool recorded = views.changed(places) && views.input(target) && views.input(all) &&
-        views.recorded(rivulet_scatter(0, views.at(0), 0, views.at(1), views.at(2), {}));
+        views.recorded(rivulet_scatter(kAssign, views.at(0), 0, views.at(1), views.at(2), {}));
     TORCH_INTERNAL_ASSERT(recorded, "no kernel for the places of a mask");
   }
   return places;

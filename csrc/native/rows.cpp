@@ -22,6 +22,7 @@
 #include "native/call.h"
 #include "native/hook.h"
 #include "native/hooks.h"
+#include "native/volumes.h"
 
 namespace rivulet {
 
@@ -109,22 +110,14 @@ bool sort(
     return true;
   }
   Tensor x(x_base);
-  Tensor values(values_base);
-  Tensor indices(indices_base);
-  Tensor dense_values = values.is_contiguous() ? values : at::empty(values.sizes(), values.options());
-  Tensor dense_indices = indices.is_contiguous() ? indices : at::empty(indices.sizes(), indices.options());
+  DenseResult values((Tensor(values_base)));
+  DenseResult indices((Tensor(indices_base)));
   Views views;
-  bool recorded = x.dim() > 0 && values.numel() != 0 && views.output(dense_values) && views.output(dense_indices) &&
+  return x.dim() > 0 && values.given.numel() != 0 && views.output(values.dense) && views.output(indices.dense) &&
       views.input(x.contiguous()) &&
       views.recorded(rivulet_sort(
-          views.at(0), views.at(1), views.at(2), c10::maybe_wrap_dim(dim, x.dim()), descending));
-  if (recorded && !dense_values.is_same(values)) {
-    values.copy_(dense_values);
-  }
-  if (recorded && !dense_indices.is_same(indices)) {
-    indices.copy_(dense_indices);
-  }
-  return recorded;
+          views.at(0), views.at(1), views.at(2), c10::maybe_wrap_dim(dim, x.dim()), descending)) &&
+      values.finish() && indices.finish();
 }
 
 } // namespace

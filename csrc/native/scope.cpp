@@ -41,6 +41,10 @@ NativeScope::~NativeScope() {
   native_op = previous_;
 }
 
+bool writes_unmarked(std::string_view op, size_t index) {
+  return op == "aten::native_batch_norm" && (index == 3 || index == 4);
+}
+
 void HostSection::add(const at::TensorBase& tensor, bool write) {
   if (!tensor.defined() || !tensor.has_storage()) {
     return;

@@ -16,6 +16,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <optional>
+#include <string_view>
 
 #include "aten/host_scope.h"
 #include "rivulet.h"
@@ -49,6 +50,9 @@ class NativeScope {
   KernelMemory memory_;
   c10::impl::IncludeDispatchKeyGuard nested_;
 };
+
+// True for an operand that an op changes though its schema does not mark it.
+bool writes_unmarked(std::string_view op, size_t index);
 
 // Inside a native op: operands' bytes are the CPU's from begin() until it goes out of scope. Counted as a fallback of
 // the op where an operand is the device's.
@@ -96,10 +100,6 @@ class HostSection {
   std::optional<Inside> inside_;
 };
 
-// Ops that write operands which their schema does not mark.
-template <typename Op>
-inline constexpr bool kWritesUnmarked = false;
-
 template <typename Op, typename Signature = typename Op::schema>
 struct OnTheHost;
 
@@ -107,14 +107,15 @@ template <typename Op, typename Outcome, typename... Args>
 struct OnTheHost<Op, Outcome(Args...)> {
   static Outcome call(Args... args) {
     HostSection section;
-    (section.note(args, kWritesUnmarked<Op> || std::is_same_v<Args, at::Tensor&>), ...);
+    size_t index = 0;
+    auto writes = [&](bool marked) { return writes_unmarked(Op::name, index++) || marked; };
+    (section.note(args, writes(std::is_same_v<Args, at::Tensor&>)), ...);
     section.begin();
     return Op::redispatch(kCpu, std::forward<Args>(args)...);
   }
 };
 
-// Inside a native op: an op of at::_ops by the CPU's kernel, for what there is no kernel of ours for. It writes what
-// its schema takes as Tensor&.
+// Inside a native op: an op of at::_ops by the CPU's kernel, for what there is no kernel of ours for.
 template <typename Op, typename... Given>
 decltype(auto) on_the_host(Given&&... given) {
   return OnTheHost<Op>::call(std::forward<Given>(given)...);

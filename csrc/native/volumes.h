@@ -1,4 +1,4 @@
-// Tensors as their kernels for images want them.
+// Tensors as kernels for dense rows and images want them.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
