@@ -12,7 +12,7 @@ import ctypes
 import json
 import os
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from typing import Any, NoReturn
 
 OK, ERROR, OUT_OF_MEMORY, INTERRUPTED, INVALID = range(5)
@@ -60,7 +60,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_string_free": (None, (c_char_p,)),
     "rivulet_in_bad_fork": (_STATUS, ()),
     "rivulet_shutdown": (None, ()),
-    "rivulet_stream_current": (_STATUS, (POINTER(c_uint32),)),
+    "rivulet_stream_here": (c_int64, ()),
     "rivulet_stream_peek": (_STATUS, (POINTER(c_uint32), POINTER(c_int32))),
     "rivulet_stream_exchange": (_STATUS, (c_uint32, POINTER(c_uint32))),
     "rivulet_stream_new": (_STATUS, (c_int32, POINTER(c_uint32))),
@@ -124,7 +124,8 @@ class Native:
         if missing:
             raise LibraryError(f"{self.path} is not a library of this Rivulet: it lacks {', '.join(missing)}")
         c = self.c
-        self._stream_current = c["rivulet_stream_current"]
+        self._stream_here = c["rivulet_stream_here"]
+        self._stream_synchronize = c["rivulet_stream_synchronize"]
         self._stream_peek = c["rivulet_stream_peek"]
         self._stream_exchange = c["rivulet_stream_exchange"]
         self._event_record = c["rivulet_event_record"]
@@ -207,11 +208,10 @@ class Native:
 
     def stream_current(self) -> int:
         """Stream of the calling thread; takes a slot where it has none, and may wait for one."""
-        out = c_uint32()
-        status = self._stream_current(byref(out))
-        if status:
-            self.fail(status)
-        return out.value
+        stream = self._stream_here()
+        if stream < 0:
+            self.fail(-stream)
+        return stream
 
     def stream_peek(self) -> int | None:
         """Stream of the calling thread, None where it has none yet. Never takes a slot."""
@@ -253,7 +253,7 @@ class Native:
 
     def stream_synchronize(self, stream: int) -> None:
         """Waits for what the stream holds at the call."""
-        status = self.c["rivulet_stream_synchronize"](stream)
+        status = self._stream_synchronize(stream)
         if status:
             self.fail(status)
 

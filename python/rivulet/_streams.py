@@ -29,6 +29,10 @@ _OWN_STREAM = -1
 
 _entered = threading.local()
 
+#: One object for each stream that was asked for by number: making one costs more than a small op. Streams live for the
+#: whole process, and there are at most some hundred.
+_known: dict[int, Stream] = {}
+
 
 def stream_id_of(stream: torch.Stream | None) -> int:
     """The library's id of a stream; NO_STREAM for None.
@@ -172,14 +176,23 @@ def stream(stream: torch.Stream | None) -> Iterator[None]:
         native.stream_exchange(previous)
 
 
+def _existing(stream_id: int) -> Stream:
+    """The object of a stream that is known to exist."""
+    try:
+        return _known[stream_id]
+    except KeyError:
+        # Of two threads that make one at the same time both get the same.
+        return _known.setdefault(stream_id, Stream(stream_id=stream_id))
+
+
 def current_stream() -> Stream:
     """The calling thread's stream. A thread that has none takes its slot here."""
-    return Stream(stream_id=_load.native().stream_current())
+    return _existing(_load.native().stream_current())
 
 
 def default_stream() -> Stream:
     """The main thread's stream."""
-    return Stream(stream_id=0)
+    return _existing(0)
 
 
 def set_stream(stream: torch.Stream | None) -> None:

@@ -428,6 +428,17 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     fn submit(&self, queue: QueueIndex, work: Vec<Submission>) -> Result<(), SubmitFailure>;
 }
 
+/// False where this machine has no GPU: no driver has to be loaded to know that. Looks for the device files that a
+/// system's kernel makes for one; true on systems whose kernel makes none.
+pub fn may_have_gpu() -> bool {
+    if !cfg!(target_os = "linux") {
+        return true;
+    }
+    ["/dev/dri", "/dev/nvidiactl", "/dev/dxg", "/dev/kgsl-3d0", "/dev/mali0"]
+        .iter()
+        .any(|file| std::path::Path::new(file).exists())
+}
+
 /// Adapters that can be opened on this machine: the host's, then those of Vulkan, best first. Loads Vulkan's drivers
 /// where there are any, but opens no device.
 pub fn adapters() -> Vec<AdapterInfo> {

@@ -33,7 +33,8 @@ int32_t rivulet_is_available(void);
 /* JSON: every adapter on this machine; loads Vulkan's drivers where there are any. *out is freed with
  * rivulet_string_free. */
 int32_t rivulet_adapters_json(char **out);
-/* JSON: the adapter in use or to be used. Loads no driver unless the settings name an adapter. */
+/* JSON: the adapter in use or to be used. Loads no driver unless the settings name an adapter, or leave the choice and
+ * the machine has a GPU. */
 int32_t rivulet_adapter_json(char **out);
 /* JSON of streams, pool use, memory, adapter, settings. Takes no slot. */
 int32_t rivulet_report_json(char **out);
@@ -46,6 +47,8 @@ void rivulet_shutdown(void);
 /* --- streams ---------------------------------------------------------------------------------------- */
 /* Stream of the calling thread. Takes a pool slot where it has none; may wait (see the pool's settings). */
 int32_t rivulet_stream_current(uint32_t *id);
+/* The same as the return value, which spares a caller from Python the place for it; negative: -status. */
+int64_t rivulet_stream_here(void);
 /* The same, but never takes a slot: the default stream stands in. *has_slot is 0 then. */
 int32_t rivulet_stream_peek(uint32_t *id, int32_t *has_slot);
 /* Sets the calling thread's stream and gives the previous one (RIVULET_NO_STREAM: none was set and none

@@ -11,7 +11,7 @@
 //! | `MPS_POOL_TIMEOUT_MS` | milliseconds | waits so long for a slot, then fails |
 //! | `MPS_POOL_BACKPRESSURE` | 0, 1 | 1: waits for a slot without a limit |
 //! | `MPS_STREAM_POOL_WAIT_TIMEOUT_MS` | -1, 0, milliseconds | -1 waits without a limit, 0 fails at once |
-//! | `RIVULET_ADAPTER` | auto, host, a name or number | which adapter to open; auto is the host's |
+//! | `RIVULET_ADAPTER` | auto, host, a name or number | which adapter to open; auto: a card, else a GPU beside the CPU, else the host's |
 //! | `RIVULET_VALIDATION` | 0, 1 | 1: Vulkan's validation layer looks on |
 //! | `RIVULET_MIRROR` | 0, 1 | 1: memory that CPU and device share is used as if it were not, for tests |
 //! | `RIVULET_CACHE_DIR` | a folder, or empty | where compiled kernels are kept; empty: nowhere. Default: `rivulet` in `XDG_CACHE_HOME` or `~/.cache` |

@@ -74,9 +74,6 @@ sync::global! {
     static OPENING: Mutex<()> = Mutex::new(Rank::POOL, ());
 }
 
-/// Whether `RIVULET_ADAPTER=auto` looks for a GPU.
-const AUTO_USES_GPUS: bool = false;
-
 /// The place of the adapter that `auto` means: a card, else a GPU beside the CPU, else the host's. A simulated GPU is used
 /// only where it is asked for by name.
 fn find_best(adapters: &[AdapterInfo]) -> usize {
@@ -85,10 +82,11 @@ fn find_best(adapters: &[AdapterInfo]) -> usize {
 }
 
 /// The adapters of the machine and the place of the one that the settings choose; `None` is the host's, and no driver
-/// was loaded.
+/// was loaded. `auto` loads them only where there is a GPU's device file.
 fn choose_adapter(env: &dyn EnvSource) -> Result<Option<(Vec<AdapterInfo>, usize)>> {
     match config::adapter(env)? {
-        AdapterChoice::Auto if AUTO_USES_GPUS => {
+        // Loading the drivers takes longer than all else at start.
+        AdapterChoice::Auto if rivulet_hal::may_have_gpu() => {
             let adapters = rivulet_hal::adapters();
             let best = find_best(&adapters);
             Ok(Some((adapters, best)))
@@ -149,7 +147,8 @@ impl Device {
         Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)
     }
 
-    /// The adapter that [`Device::open`] would open. Loads no driver unless the settings name an adapter.
+    /// The adapter that [`Device::open`] would open. Loads no driver unless the settings name an adapter, or leave the
+    /// choice and the machine has a GPU.
     ///
     /// # Errors
     /// As [`Device::open`].

@@ -4,6 +4,7 @@ use super::timeline::VulkanTimeline;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::{CommandBuffer, HalError, Submission, SubmitFailure, TimelinePoint};
 use ash::vk;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// One hardware queue.
@@ -28,13 +29,16 @@ fn own<'a>(point: &'a TimelinePoint, shared: &Arc<Shared>) -> Result<&'a VulkanT
     own.ok_or_else(|| HalError::Usage("submit: a timeline of another driver".to_owned()))
 }
 
+/// Submissions of one call, and waits of a submission, that are held without allocating.
+const INLINE: usize = 2;
+
 /// The arrays behind one `VkSubmitInfo`.
 #[derive(Default)]
 struct Arrays {
-    commands: Vec<vk::CommandBuffer>,
-    waits: Vec<vk::Semaphore>,
-    wait_values: Vec<u64>,
-    stages: Vec<vk::PipelineStageFlags>,
+    commands: SmallVec<[vk::CommandBuffer; INLINE]>,
+    waits: SmallVec<[vk::Semaphore; INLINE]>,
+    wait_values: SmallVec<[u64; INLINE]>,
+    stages: SmallVec<[vk::PipelineStageFlags; INLINE]>,
     signal: [vk::Semaphore; 1],
     signal_value: [u64; 1],
 }
@@ -48,7 +52,7 @@ impl VulkanQueue {
     pub(super) fn submit(&self, shared: &Arc<Shared>, work: Vec<Submission>) -> Result<(), SubmitFailure> {
         let refused = |error| SubmitFailure { accepted: 0, error };
         shared.check().map_err(refused)?;
-        let mut arrays = Vec::with_capacity(work.len());
+        let mut arrays: SmallVec<[Arrays; INLINE]> = SmallVec::with_capacity(work.len());
         for (index, submission) in work.iter().enumerate() {
             match Self::arrays(shared, submission) {
                 Ok(made) => arrays.push(made),
@@ -61,7 +65,7 @@ impl VulkanQueue {
                 }
             }
         }
-        let mut values: Vec<_> = arrays
+        let mut values: SmallVec<[_; INLINE]> = arrays
             .iter()
             .map(|arrays| {
                 vk::TimelineSemaphoreSubmitInfo::default()
@@ -69,7 +73,7 @@ impl VulkanQueue {
                     .signal_semaphore_values(&arrays.signal_value)
             })
             .collect();
-        let infos: Vec<_> = arrays
+        let infos: SmallVec<[_; INLINE]> = arrays
             .iter()
             .zip(&mut values)
             .map(|(arrays, values)| {

@@ -69,15 +69,16 @@ impl Timeline for VulkanTimeline {
         }
         assert_no_lock_held("waits for a timeline");
         let start = Instant::now();
-        let spin = self.shared.spin.now().min(timeout);
-        while start.elapsed() < spin {
+        let spin = self.shared.spin.begin();
+        let longest = spin.longest.min(timeout);
+        while start.elapsed() < longest {
             if self.reached(value)? {
-                self.shared.spin.learn(true);
+                spin.end(true);
                 return Ok(true);
             }
             hint::spin_loop();
         }
-        self.shared.spin.learn(false);
+        spin.end(false);
         loop {
             let left = timeout.saturating_sub(start.elapsed());
             if self.sleep(value, left.min(SLICE))? {

@@ -1,7 +1,7 @@
 //! Streams.
 
 use super::answer;
-use super::error::{Failure, enter};
+use super::error::{Failure, OK, enter};
 use crate::python;
 use rivulet::{Device, StreamId};
 
@@ -24,6 +24,15 @@ unsafe extern "C" fn rivulet_stream_current(id: *mut u32) -> i32 {
         *unsafe { answer(id, "id") }? = Device::global()?.current_stream_id()?.0;
         Ok(())
     })
+}
+
+/// See `rivulet.h`.
+#[unsafe(no_mangle)]
+extern "C" fn rivulet_stream_here() -> i64 {
+    let mut id = 0;
+    // SAFETY: the place is this function's own.
+    let status = unsafe { rivulet_stream_current(&raw mut id) };
+    if status == OK { i64::from(id) } else { -i64::from(status) }
 }
 
 /// See `rivulet.h`.

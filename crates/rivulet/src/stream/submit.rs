@@ -133,7 +133,8 @@ impl StreamShared {
             return self.check_value(value);
         }
         self.ensure_submitted(engine, value)?;
-        if !blocking::spin(|| self.completed() >= value) {
+        if self.completed() < value {
+            // The driver's side polls before it sleeps, and meanwhile other Python threads have the GIL.
             let timeline = self.timeline(engine)?;
             let mut failure = Ok(());
             blocking::wait_loop(|longest| {
