@@ -10,6 +10,7 @@ mod life;
 mod memory;
 mod native;
 mod ops;
+mod plan;
 mod rng;
 mod stream;
 mod torch;
