@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "aten/kernel_memory.h"
@@ -266,6 +267,52 @@ at::Tensor AliasSet::restore(at::Tensor result) {
   return to_device(std::move(result));
 }
 
+c10::Storage stand_in_storage(const c10::StorageImpl& device) {
+  void* data = const_cast<void*>(device.data_ptr().get());
+  return {c10::Storage::use_byte_size_t(), device.nbytes(), borrowed(data, block_of(device)), c10::GetCPUAllocator(),
+          /*resizable=*/false};
+}
+
+at::Tensor host_tensor_over(const at::Tensor& device, c10::Storage storage) {
+  return make_like(device, std::move(storage), kHostKeys);
+}
+
+at::Tensor device_tensor_over(const at::Tensor& host, c10::Storage storage) {
+  return make_like(host, std::move(storage), kDeviceKeys);
+}
+
+namespace {
+
+void storage_to_device(c10::StorageImpl& storage) {
+  c10::DataPtr data = storage.set_data_ptr(c10::DataPtr(nullptr, kDevice));
+  storage.set_data_ptr_noswap(data_to_device(std::move(data), storage.nbytes()));
+  storage.set_allocator(&device_allocator());
+}
+
+} // namespace
+
+at::Tensor AliasSet::restore_result(at::Tensor result) {
+  if (!result.defined() || !is_plain(result)) {
+    return restore(std::move(result));
+  }
+  auto* storage = result.storage().unsafeGetStorageImpl();
+  if (storage->device_type() == kDevice.type()) {
+    return make_like(result, result.storage(), kDeviceKeys); // moved with an earlier result
+  }
+  bool known = std::any_of(storages_.begin(), storages_.end(), [&](auto& one) { return one.host == storage; });
+  if (known) {
+    return restore(std::move(result));
+  }
+  storage_to_device(*storage);
+  if (result.use_count() != 1 || !result.unsafeGetTensorImpl()->allow_tensor_metadata_change()) {
+    return make_like(result, result.storage(), kDeviceKeys);
+  }
+  auto* impl = result.unsafeGetTensorImpl();
+  impl->_change_backend_component_keys(kDevice);
+  impl->set_storage_keep_dtype(result.storage());
+  return result;
+}
+
 at::Tensor to_device(at::Tensor host) {
   auto* impl = host.unsafeGetTensorImpl();
   c10::StorageImpl* storage = host.storage().unsafeGetStorageImpl();
@@ -282,9 +329,7 @@ at::Tensor to_device(at::Tensor host) {
     return make_like(host, std::move(copy), kDeviceKeys);
   }
   // Nobody else has seen it: tensor and storage change their device in place.
-  c10::DataPtr data = storage->set_data_ptr(c10::DataPtr(nullptr, kDevice));
-  storage->set_data_ptr_noswap(data_to_device(std::move(data), storage->nbytes()));
-  storage->set_allocator(&device_allocator());
+  storage_to_device(*storage);
   impl->_change_backend_component_keys(kDevice);
   impl->set_storage_keep_dtype(host.storage());
   return host;

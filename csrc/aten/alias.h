@@ -45,6 +45,9 @@ class AliasSet {
   void carry_back();
   // The mps tensor for a result of the kernel: the operand itself, a view of one, or the result's own bytes.
   at::Tensor restore(at::Tensor result);
+  // The same for one of several results that may share a storage which nobody else knows: it moves to the device as it
+  // is, with all of them.
+  at::Tensor restore_result(at::Tensor result);
 
  private:
   struct Storage {
@@ -74,5 +77,10 @@ class AliasSet {
 // Moves a fresh CPU tensor's bytes into an mps tensor. Small ones are copied into a block of the runtime, large
 // ones adopted as they are.
 at::Tensor to_device(at::Tensor host);
+
+// A CPU storage over the bytes of an mps storage, which has to outlive it, and tensors over such a pair of storages.
+c10::Storage stand_in_storage(const c10::StorageImpl& device);
+at::Tensor host_tensor_over(const at::Tensor& device, c10::Storage storage);
+at::Tensor device_tensor_over(const at::Tensor& host, c10::Storage storage);
 
 } // namespace rivulet

@@ -21,6 +21,10 @@ class HostScope {
     inside_.reset();
     rivulet_host_end(&scope_);
   }
+  // Between kernels of a long access: as many threads as are due now.
+  void follow_threads() {
+    inside_->threads.follow();
+  }
   HostScope(const HostScope&) = delete;
   HostScope& operator=(const HostScope&) = delete;
 

@@ -40,24 +40,35 @@ KernelThreads::KernelThreads() {
   // PyTorch gives a thread the user's number when the thread is first asked for it, which some kernels never do.
   static thread_local const int asked = at::get_num_threads();
   (void)asked;
+  // A number of this thread in OpenMP, which PyTorch sets when it is first asked for. Anything but the default was
+  // chosen by the user.
+  ours_ = open_mp().set_threads != nullptr;
+  follow();
+}
+
+void KernelThreads::follow() {
+  if (!ours_) {
+    return;
+  }
   int share = rivulet_kernel_threads();
   if (share <= 0) {
     return;
   }
-  if (share >= default_threads || !open_mp().set_threads) {
+  int limit = share < default_threads ? share : 0;
+  if (limit == limit_) {
     return;
   }
-  // A number of this thread in OpenMP, which PyTorch sets when it is first asked for. Anything but the default was
-  // chosen by the user.
-  if (at::get_num_threads() == default_threads) {
-    previous_ = default_threads;
-    open_mp().set_threads(share);
+  if (limit_ == 0 && at::get_num_threads() != default_threads) {
+    ours_ = false;
+    return;
   }
+  open_mp().set_threads(limit == 0 ? default_threads : limit);
+  limit_ = limit;
 }
 
 KernelThreads::~KernelThreads() {
-  if (previous_ != 0) {
-    open_mp().set_threads(previous_);
+  if (limit_ != 0) {
+    open_mp().set_threads(default_threads);
   }
 }
 

@@ -14,11 +14,16 @@ class KernelThreads {
  public:
   KernelThreads();
   ~KernelThreads();
+  // Sets the limit to what is due now; others may have come or gone.
+  void follow();
   KernelThreads(const KernelThreads&) = delete;
   KernelThreads& operator=(const KernelThreads&) = delete;
 
  private:
-  int previous_ = 0;
+  // 0 where nothing was changed.
+  int limit_ = 0;
+  // False where the user chose the number.
+  bool ours_;
 };
 
 } // namespace rivulet

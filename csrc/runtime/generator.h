@@ -23,6 +23,10 @@ class MpsGenerator final : public c10::GeneratorImpl {
 
   // A 64-bit seed that no other call on any thread gets.
   uint64_t draw();
+  // The runtime's generator, which this one owns.
+  rivulet_rng* raw() const {
+    return rng_;
+  }
 
   static c10::DeviceType device_type() {
     return c10::kMPS;

@@ -10,6 +10,8 @@ holds what PyTorch has no name for:
 :func:`reset_fallback_counts`           sets those counts back to nothing
 :func:`doctor`                          a report on all of it; also ``python -m rivulet doctor``
 :func:`load`                            loads Rivulet by hand where the entry point is switched off
+:func:`capture`                         a model as one call: a :class:`Plan`
+:func:`load_plan`                       a plan from a file
 ======================================  =============================================================
 
 Where to read on: ``_load`` finds and registers the library, ``_native`` is the C interface, ``_patch`` lists every
@@ -27,18 +29,26 @@ if TYPE_CHECKING:
     from ._adapters import Adapter, adapter, adapters, fallback_counts, reset_fallback_counts
     from ._doctor import Report, doctor
     from ._load import load
+    from ._plan import Plan, capture, load_plan
+    from ._plan_file import PlanFileError
+    from ._plan_tape import PlanError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "Plan",
+    "PlanError",
+    "PlanFileError",
     "Report",
     "__version__",
     "adapter",
     "adapters",
+    "capture",
     "doctor",
     "fallback_counts",
     "load",
+    "load_plan",
     "reset_fallback_counts",
 ]
 
@@ -51,6 +61,11 @@ _HOME = {
     "Report": "_doctor",
     "doctor": "_doctor",
     "load": "_load",
+    "Plan": "_plan",
+    "PlanError": "_plan_tape",
+    "PlanFileError": "_plan_file",
+    "capture": "_plan",
+    "load_plan": "_plan",
 }
 
 

@@ -1,15 +1,59 @@
-"""``torch.compile`` with its default backend: inductor generates Metal source for mps, which only Apple's compiler
-takes, so a graph that touches mps runs as it was captured. ``backend="eager"`` and ``"aot_eager"`` are not involved.
+"""``torch.compile`` on mps: a captured graph becomes a plan.
+
+Inductor, the default backend, generates Metal source for mps, which only Apple's compiler takes; so what it would get
+with mps in it goes to :func:`backend`, which is also there by name, ``torch.compile(model, backend="rivulet")``. Other
+backends are not involved.
 """
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
+import sys
+import types
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
+NAME = "rivulet"
+_REGISTRY = "torch._dynamo.backends.registry"
+
 _warned = False
+
+
+def backend(graph: Any, inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
+    """A backend of ``torch.compile``: the graph's first call without gradients notes a plan, later ones run it. With
+    gradients, and where the graph cannot become a plan, it runs as it was captured."""
+    # Here, not above: PyTorch's import is not to wait for it.
+    from ._plan import Plan
+
+    run_graph = graph.forward
+    plan = Plan(run_graph, "a compiled graph", dynamic_batch=False, max_shapes=16)
+    refused = False
+
+    def run(*args: Any) -> Any:
+        nonlocal refused
+        import torch
+
+        if refused or (
+            torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args)
+        ):
+            return run_graph(*args)
+        try:
+            return plan(*args)
+        except _plan_error() as error:
+            refused = True
+            _warn_once(error)
+            return run_graph(*args)
+
+    return run
+
+
+def _plan_error() -> type[Exception]:
+    from ._plan_tape import PlanError
+
+    return PlanError
 
 
 def wrap_inductor(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,8 +63,7 @@ def wrap_inductor(stock: Callable[..., Any]) -> Callable[..., Any]:
         if not touches_mps(model_, inputs_):
             _forget_mps_in_inductor()
             return stock(self, model_, inputs_, *args, **kwargs)
-        _warn_once()
-        return model_.forward
+        return backend(model_, inputs_)
 
     return __call__
 
@@ -52,13 +95,64 @@ def _forget_mps_in_inductor() -> None:
         getattr(utils.get_gpu_type, "cache_clear", lambda: None)()
 
 
-def _warn_once() -> None:
+def _warn_once(error: Exception) -> None:
     global _warned
     if _warned:
         return
     _warned = True
     warnings.warn(
-        "torch.compile: the inductor backend generates no code for this mps device, so what touches mps runs as "
-        "captured, without fusion. Results are the same. torch.compile(..., backend='eager') does this silently.",
-        stacklevel=2,
+        f"torch.compile: a graph with mps in it runs as captured, because it cannot become a plan: {error}",
+        stacklevel=3,
     )
+
+
+# --- the name -------------------------------------------------------------------------------------------------
+
+
+def register(registry: types.ModuleType) -> bool:
+    """Puts the backend into PyTorch's table; False where it is there."""
+    if NAME in getattr(registry, "_COMPILER_FNS", {}):
+        return False
+    registry.register_backend(backend, name=NAME)
+    return True
+
+
+class _Loader(importlib.abc.Loader):
+    """Runs the registry as its own loader does, then registers the backend."""
+
+    def __init__(self, stock: importlib.abc.Loader) -> None:
+        self._stock = stock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return self._stock.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        self._stock.exec_module(module)
+        register(module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _REGISTRY:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+def watch() -> bool:
+    """Registers the backend now where PyTorch's compiler is imported already, which takes seconds, and otherwise when it
+    is. False where that was arranged before."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return False
+    loaded = sys.modules.get(_REGISTRY)
+    if loaded is not None:
+        return register(loaded)
+    sys.meta_path.insert(0, _Finder())
+    return True

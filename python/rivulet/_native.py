@@ -86,6 +86,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_fallback_reset": (None, ()),
     "rivulet_torch_register": (_STATUS, (c_int32,)),
     "rivulet_torch_built_for": (c_char_p, ()),
+    "rivulet_plan_surface": (_STATUS, (c_char_p, POINTER(c_void_p))),
 }
 
 _WITHOUT_GIL = {"rivulet_is_available", "rivulet_adapters_json", "rivulet_adapter_json", "rivulet_report_json"}
@@ -334,3 +335,14 @@ class Native:
     def fallback_reset(self) -> None:
         """Sets the counts back."""
         self.c["rivulet_fallback_reset"]()
+
+    # --- plans ----------------------------------------------------------------------------------------------
+
+    def plan_surface(self, torch_python: str) -> tuple[Any, ...]:
+        """The type and the functions that csrc/plan makes; torch_python is the path of PyTorch's Python library."""
+        out = c_void_p()
+        status = self.c["rivulet_plan_surface"](os.fsencode(torch_python), byref(out))
+        if status:
+            self.fail(status)
+        # The cast takes a reference of its own; the one that the call gave is kept: the surface lives as the process.
+        return tuple(ctypes.cast(out, ctypes.py_object).value)

@@ -238,6 +238,10 @@ def _inductor(native: Native) -> bool:
     return _wrap(wrapper, "__call__", _compile.wrap_inductor, leading=("self", "model_", "inputs_"))
 
 
+def _backend(native: Native) -> bool:
+    return _compile.watch()
+
+
 def _engine(native: Native) -> bool:
     owners = [torch.autograd.graph, torch.autograd]
     if not all(hasattr(owner, "_engine_run_backward") for owner in owners):
@@ -301,10 +305,11 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch(
         "torch._TorchCompileInductorWrapper",
-        "inductor needs Metal's compiler for mps: run as captured",
+        "inductor needs Metal's compiler for mps: such graphs become plans",
         "2.0",
         _inductor,
     ),
+    Patch("torch._dynamo.backends", 'adds the backend "rivulet" of torch.compile', "none", _backend),
     Patch(
         "torch.autograd._engine_run_backward",
         "an assertion beside a live CUDA device: said in words",

@@ -1,4 +1,4 @@
-"""`torch.compile`: every backend that needs no Metal compiler works, and the default one runs eagerly, told once."""
+"""`torch.compile`: every backend that needs no Metal compiler works, and with the default one a graph becomes a plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,23 @@ def warned(monkeypatch):
     monkeypatch.setattr(_compile, "_warned", False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield lambda: [w for w in caught if "inductor" in str(w.message) and "mps" in str(w.message)]
+        yield lambda: [w for w in caught if "torch.compile" in str(w.message) and "plan" in str(w.message)]
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans that backends made."""
+    from rivulet import _plan
+
+    made = []
+
+    class Noted(_plan.Plan):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(_plan, "Plan", Noted)
+    return made
 
 
 def mlp():
@@ -38,30 +54,44 @@ def test_backends_without_code_generation(backend, warned):
     assert not warned()
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "reduce-overhead"}, {"dynamic": True}, {"fullgraph": True}], ids=str)
-def test_default_backend_runs_eagerly_and_warns(options, warned):
-    model, x = mlp(), torch.randn(3, 8, device="mps")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mode": "reduce-overhead"}, {"dynamic": True}, {"fullgraph": True}, {"backend": "rivulet"}],
+    ids=str,
+)
+def test_a_graph_becomes_a_plan(options, warned, plans):
+    model = mlp()
     compiled = torch.compile(model, **options)
     with torch.no_grad():
-        assert torch.equal(compiled(x).cpu(), model(x).cpu())
-        assert compiled(torch.randn(5, 8, device="mps")).shape == (5, 4)
-    assert len(warned()) == 1
+        for rows in (3, 5, 3, 5, 7, 7):
+            x = torch.randn(rows, 8, device="mps")
+            assert torch.equal(compiled(x).cpu(), model(x).cpu())
+    stats = [plan.stats() for plan in plans]
+    assert sum(one["calls"] for one in stats) == 3 and sum(one["misses"] for one in stats) == 3
+    assert not warned()
 
 
-def test_warning_comes_once_for_many_models(warned):
+def test_the_backend_is_listed():
+    assert "rivulet" in torch._dynamo.list_backends()
+
+
+def test_what_cannot_become_a_plan_is_told_once_and_runs_as_captured(warned):
     for function in (torch.sin, torch.cos, torch.tan):
         torch._dynamo.reset()
-        torch.compile(lambda x, function=function: function(x) + 1)(torch.ones(2, device="mps"))
+        compiled = torch.compile(lambda x, function=function: function(x).cpu() + 1)
+        for _ in range(2):
+            assert torch.allclose(compiled(torch.ones(2, device="mps")), function(torch.ones(2)) + 1)
     assert len(warned()) == 1
 
 
-def test_gradients_flow(warned):
+def test_gradients_flow(warned, plans):
     model, x = mlp(), torch.randn(3, 8, device="mps")
     torch.compile(model)(x).sum().backward()
     compiled = [p.grad.cpu().clone() for p in model.parameters()]
     model.zero_grad()
     model(x).sum().backward()
     assert all(torch.allclose(a, p.grad.cpu()) for a, p in zip(compiled, model.parameters(), strict=True))
+    assert plans and not any(plan.stats()["calls"] for plan in plans)
 
 
 class Own(torch.nn.Module):
@@ -79,7 +109,7 @@ def test_module_compile_in_place(warned):
     model, x = Own().to("mps"), torch.randn(3, 8, device="mps")
     expected = model(x).cpu()
     model.compile()
-    assert torch.equal(model(x).cpu(), expected) and len(warned()) == 1
+    assert torch.equal(model(x).cpu(), expected) and not warned()
 
 
 def test_function_that_moves_to_mps_inside(warned):

@@ -27,6 +27,7 @@ TYPES = {
     "uint64_t *": ctypes.POINTER(ctypes.c_uint64),
     "double *": ctypes.POINTER(ctypes.c_double),
     "const void *": ctypes.c_void_p,
+    "void **": ctypes.POINTER(ctypes.c_void_p),
     "rivulet_block *": ctypes.c_void_p,
     "rivulet_memory_stats *": ctypes.POINTER(_native.MemoryStats),
     "void (*)(void)": _native.ThreadCallback,

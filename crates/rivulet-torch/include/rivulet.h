@@ -316,6 +316,15 @@ int32_t rivulet_program_run(const rivulet_program *program, const rivulet_span *
  * peak. *out is freed with rivulet_string_free. */
 int32_t rivulet_program_json(const rivulet_program *program, char **out);
 
+/* --- plans --------------------------------------------------------------------------------------------- */
+/* Gives the GIL up where the calling thread holds it; the token goes to rivulet_gil_retake on the same thread. A thread
+ * that comes back while the process ends stays there for ever, as after a wait. */
+uint64_t rivulet_gil_release(void);
+void rivulet_gil_retake(uint64_t token);
+/* What csrc/plan shows to Python: a new reference to a tuple of the type PlanBase and functions. torch_python: path of
+ * PyTorch's library with its Python bindings. GIL held. *out is null where a Python error is set. */
+int32_t rivulet_plan_surface(const char *torch_python, void **out);
+
 #ifdef __cplusplus
 }
 #endif

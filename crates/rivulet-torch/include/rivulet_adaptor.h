@@ -9,6 +9,7 @@ extern "C" {
 int32_t rivulet_adaptor_register(int32_t accelerator);
 const char *rivulet_adaptor_last_error(void);
 const char *rivulet_adaptor_built_for(void);
+void *rivulet_adaptor_plan_surface(const char *torch_python, const char **missing);
 
 #ifdef __cplusplus
 }

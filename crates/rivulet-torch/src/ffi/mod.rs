@@ -11,6 +11,7 @@ mod memory;
 mod native;
 mod ops;
 mod program;
+mod plan;
 mod rng;
 mod stream;
 mod torch;

@@ -1,0 +1,149 @@
+"""What a plan gives on the CPU beside PyTorch's own eager CPU tensors: eight Python threads, each call one sentence or
+one row. PyTorch gets the number of intra-op threads that suits it best; both sides are measured in turn, round by
+round, and the figure is the median of the rounds' ratios. Nothing fails on a figure: a limit is printed beside each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
+import rivulet  # noqa: E402
+import torch  # noqa: E402
+from cost import Crew, measure  # noqa: E402
+from embedding import batches_of, load, sentences  # noqa: E402
+from record import calls_for, machine, median_ratio, paired, timed, write  # noqa: E402
+
+THREADS = 8
+Body = Callable[[], object]
+
+
+def crew_of(body: Body, calls: int) -> Body:
+    """The body so many times in a row, without gradients."""
+
+    def work() -> None:
+        with torch.no_grad():
+            for _ in range(calls):
+                body()
+
+    return work
+
+
+def threads(name: str, what: str, limit: float, eager: Body, plan: Body, rounds: int) -> dict[str, Any]:
+    """Throughput of eight threads, the plan's to eager's at its best number of intra-op threads."""
+    default = os.cpu_count() or 1
+    with torch.no_grad():
+        calls = calls_for(eager, 0.02)
+    crew = Crew(THREADS)
+    try:
+        tried: dict[int, list[float]] = {}
+        for intra in sorted({1, 2, default // 2 or 1, default}):
+            torch.set_num_threads(intra)
+            crew.run(crew_of(eager, calls))
+            tried[intra] = [crew.run(crew_of(eager, calls)) for _ in range(max(3, rounds // 4))]
+        best = min(tried, key=lambda intra: statistics.median(tried[intra]))
+
+        def eager_at_its_best() -> float:
+            torch.set_num_threads(best)
+            return crew.run(crew_of(eager, calls))
+
+        def plan_as_it_comes() -> float:
+            torch.set_num_threads(default)
+            return crew.run(crew_of(plan, calls))
+
+        eager_at_its_best(), plan_as_it_comes()
+        eagers, plans = paired(eager_at_its_best, plan_as_it_comes, rounds)
+    finally:
+        crew.close()
+    samples = {
+        "eager_seconds": eagers,
+        "plan_seconds": plans,
+        "calls": [THREADS * calls],
+        **{f"eager_seconds_at_{k}": v for k, v in tried.items()},
+    }
+    return measure(name, f"{what} (eager's best: {best})", limit, "at least", samples, median_ratio(eagers, plans))
+
+
+def alone(name: str, what: str, limit: float, eager: Body, plan: Body, rounds: int) -> dict[str, Any]:
+    """Speed of one thread, the plan's to eager's."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    with torch.no_grad():
+        calls = calls_for(eager, 0.03)
+        calls_for(plan, 0.03)
+        eagers, plans = paired(lambda: timed(eager, calls), lambda: timed(plan, calls), rounds)
+    samples = {"eager_seconds": eagers, "plan_seconds": plans, "calls": [calls]}
+    return measure(name, what, limit, "at least", samples, median_ratio(eagers, plans))
+
+
+def both(name: str, what: str, limit: float, model: torch.nn.Module, example: dict[str, torch.Tensor], rounds: int,
+         by_name: bool) -> list[dict[str, Any]]:
+    """One model, alone and from eight threads."""
+    moved = copy.deepcopy(model).to("mps")
+    given = {key: tensor.to("mps") for key, tensor in example.items()}
+    if by_name:
+        plan = rivulet.capture(moved, **given)
+        bodies = (lambda: model(**example)), (lambda: plan(**given))
+    else:
+        (x,), (y,) = example.values(), given.values()
+        plan = rivulet.capture(moved, y)
+        bodies = (lambda: model(x)), (lambda: plan(y))
+    return [
+        alone(f"{name}_alone", f"{what}, one thread", 1.0, *bodies, rounds),
+        threads(f"{name}_threads", f"{what}, {THREADS} threads", limit, *bodies, rounds),
+    ]
+
+
+def empty(rounds: int) -> dict[str, Any]:
+    """Microseconds of a call of a plan without ops."""
+    x = torch.randn(3, device="mps")
+    plan = rivulet.capture(lambda x: x, x)
+    samples = [timed(lambda: plan(x), 20_000) * 1e6 for _ in range(rounds)]
+    loops = [timed(lambda: x, 20_000) * 1e6 for _ in range(rounds)]
+    figure = statistics.median(samples) - statistics.median(loops)
+    return measure("empty", "a plan without ops: microseconds a call", 1.5, "at most", {"microseconds": samples}, figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of samples for a figure (default: 20)")
+    parser.add_argument("--only", choices=["empty", "mlp", "minilm"], help="measure one group and write no file")
+    parser.add_argument("--no-record", action="store_true", help="print only, write no file")
+    args = parser.parse_args()
+    if args.rounds < 3:
+        parser.error("--rounds: give 3 or more, or a median says nothing")
+    if rivulet.adapter().backend != "host":
+        print("this benchmark is of the host adapter: unset RIVULET_ADAPTER", file=sys.stderr)
+        return 1
+    started, place = time.time(), machine()
+    torch.manual_seed(0)
+    relu = torch.nn.ReLU
+    linear = torch.nn.Linear
+    mlp = torch.nn.Sequential(linear(256, 256), relu(), linear(256, 256), relu(), linear(256, 128)).eval()
+
+    def minilm() -> list[dict[str, Any]]:
+        model, tokenizer = load("cpu")
+        sentence = batches_of(sentences()[20:21], tokenizer, 1)[0]
+        return both("minilm", "MiniLM, single sentences", 1.5, model, sentence, args.rounds, True)
+
+    print(f"{'plan to CPU eager':<58}{'ratio':>7}   wanted")
+    groups: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "empty": lambda: [empty(args.rounds)],
+        "mlp": lambda: both("mlp", "MLP 256-256-256-128, one row", 3.0, mlp, {"x": torch.randn(1, 256)}, args.rounds, False),
+        "minilm": minilm,
+    }
+    measures = [row for name, group in groups.items() if args.only in (None, name) for row in group()]
+    if not args.no_record and args.only is None:
+        print(f"\nwritten: {write('plans_cpu', measures, place, started).relative_to(Path.cwd())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
