@@ -12,7 +12,7 @@ import ctypes
 import json
 import os
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from typing import Any, NoReturn
 
 OK, ERROR, OUT_OF_MEMORY, INTERRUPTED, INVALID = range(5)
@@ -44,6 +44,12 @@ class MemoryStats(ctypes.Structure):
             "retries",
         )
     ]
+
+
+class BatchTurn(ctypes.Structure):
+    """``rivulet_batch_turn``."""
+
+    _fields_ = [("run", c_void_p), ("tokens", POINTER(c_uint64)), ("count", c_uint64), ("verdict", c_uint32)]
 
 
 _STATUS = c_int32
@@ -84,6 +90,32 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_set_memory_fraction": (_STATUS, (c_double,)),
     "rivulet_fallback_json": (_STATUS, (_TEXT,)),
     "rivulet_fallback_reset": (None, ()),
+    "rivulet_batch_new": (_STATUS, (c_uint64, c_uint64, c_uint64, c_uint64, c_int32, POINTER(c_void_p))),
+    "rivulet_batch_free": (None, (c_void_p,)),
+    "rivulet_batch_call": (
+        _STATUS,
+        (c_void_p, c_uint64, c_uint64, c_uint64, c_int32, c_int64, POINTER(BatchTurn)),
+    ),
+    "rivulet_batch_submit": (
+        _STATUS,
+        (
+            c_void_p,
+            c_uint64,
+            c_uint64,
+            c_uint64,
+            c_int32,
+            c_int32,
+            c_int64,
+            POINTER(c_void_p),
+            POINTER(BatchTurn),
+        ),
+    ),
+    "rivulet_batch_serve": (_STATUS, (c_void_p, POINTER(BatchTurn))),
+    "rivulet_batch_end": (None, (POINTER(BatchTurn), c_int32)),
+    "rivulet_batch_cancel": (c_int32, (c_void_p,)),
+    "rivulet_batch_ticket_free": (None, (c_void_p,)),
+    "rivulet_batch_close": (None, (c_void_p,)),
+    "rivulet_batch_stats_json": (_STATUS, (c_void_p, _TEXT)),
     "rivulet_torch_register": (_STATUS, (c_int32,)),
     "rivulet_torch_built_for": (c_char_p, ()),
 }
@@ -152,9 +184,9 @@ class Native:
             raise KeyboardInterrupt(message)
         raise RuntimeError(message)
 
-    def _take_json(self, name: str) -> Any:
+    def _take_json(self, name: str, *arguments: Any) -> Any:
         out = c_char_p()
-        status = self.c[name](byref(out))
+        status = self.c[name](*arguments, byref(out))
         if status != OK:
             self.fail(status)
         try:
@@ -334,3 +366,8 @@ class Native:
     def fallback_reset(self) -> None:
         """Sets the counts back."""
         self.c["rivulet_fallback_reset"]()
+
+    def batch_stats(self, queue: int | None) -> dict[str, Any]:
+        """The figures of a queue of joined calls."""
+        stats: dict[str, Any] = self._take_json("rivulet_batch_stats_json", queue)
+        return stats
