@@ -81,7 +81,8 @@ fn spawn(shared: &Arc<Shared>, body: impl FnOnce(&Shared) + Send + 'static) -> t
 fn every_caller(bug: Option<&'static str>, options: Options, keys: [u64; 3], preemptions: usize) {
     model(bug, preemptions, move || {
         let shared = Shared::new(options);
-        let threads: Vec<_> = keys[1..].iter().map(|&key| spawn(&shared, move |shared| shared.call(key))).collect();
+        let threads: Vec<_> =
+            keys[1..].iter().map(|&key| spawn(&shared, move |shared| shared.call(key))).collect();
         shared.call(keys[0]);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         shared.assert_untouched();
