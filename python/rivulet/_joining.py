@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 
 _UNSET: Any = object()
 _MASK64 = 2**64 - 1
+#: Kinds of calls of which something is known; a program that makes up new ones for ever starts again.
+_REMEMBERED = 512
 
 
 class CannotSplit(Exception):
@@ -72,6 +74,8 @@ class Joiner:
         self._padding = padding
         #: Keys of calls whose outputs cannot be told apart.
         self._apart: set[Any] = set()
+        #: Of padded calls: which tensors of the output are to be cut, by key.
+        self._long_outputs: dict[Any, list[bool]] = {}
         native = _load.native()
         self._current, self._synchronize = native.stream_current, native.stream_synchronize
 
@@ -167,13 +171,30 @@ class Joiner:
         """Several as one."""
         first = requests[0]
         sizes = [request.rows for request in requests]
-        lengths = None
-        if self._padding is not None:
-            args, kwargs, lengths = self._padding.join(requests)
-        else:
+        if self._padding is None:
             leaves = self.joined_leaves(requests)
             args, kwargs = (leaves, {}) if first.spec is None else pytree.tree_unflatten(leaves, first.spec)
-        return split(self.model(*args, **kwargs), sizes, lengths)
+            return split(self.model(*args, **kwargs), sizes)
+        args, kwargs, lengths = self._padding.join(requests)
+        output = self.model(*args, **kwargs)
+        if lengths is None:
+            return split(output, sizes)
+        long = self._long_outputs.get(first.key)
+        if long is None:
+            long = self._find_long_outputs(output, requests, max(lengths))
+            if len(self._long_outputs) >= _REMEMBERED:
+                self._long_outputs.clear()
+            self._long_outputs[first.key] = long
+        return split(output, sizes, lengths, iter(long))
+
+    def _find_long_outputs(self, joined: Any, requests: Sequence[Request], longest: int) -> list[bool]:
+        """Which tensors of the output are as long as the input: those that are in the joined run and in one of a shorter
+        call alone. One of the two shows nothing, a number of features may be the same as a length."""
+        shortest = min(requests, key=lambda request: request.length or 0)
+        pairs = zip(_tensors(joined), _tensors(self.run_alone(shortest)))
+        return [
+            a.dim() >= 2 and b.dim() >= 2 and a.shape[1] == longest and b.shape[1] == shortest.length for a, b in pairs
+        ]
 
     def joined_leaves(self, requests: Sequence[Request]) -> list[Any]:
         """The values of the arguments of a joined run."""
@@ -184,8 +205,7 @@ class Joiner:
 
     def keep_apart(self, key: Any) -> None:
         """Joins no more calls of this kind."""
-        # Some hundreds of kinds; a program that makes up new ones for ever starts again.
-        if len(self._apart) >= 512:
+        if len(self._apart) >= _REMEMBERED:
             self._apart.clear()
         self._apart.add(key)
 
@@ -193,29 +213,33 @@ class Joiner:
 # --- outputs ------------------------------------------------------------------------------------------------
 
 
-def split(output: Any, sizes: Sequence[int], lengths: Sequence[int] | None = None) -> list[Any]:
-    """The output of a joined run as one for each member. Tensors are cut on dim 0 into `sizes` without copying, and on
-    dim 1 to `lengths` where they are as long as the longest.
+def split(
+    output: Any, sizes: Sequence[int], lengths: Sequence[int] | None = None, long: Iterator[bool] | None = None
+) -> list[Any]:
+    """The output of a joined run as one for each member. Tensors are cut on dim 0 into `sizes` without copying; those that
+    `long` says yes to, which has an answer for each tensor in order, on dim 1 to `lengths` too.
 
     Raises:
         CannotSplit: for anything that is not built of tensors with these rows and of plain values.
     """
     if isinstance(output, Tensor):
-        return _split_tensor(output, sizes, lengths)
+        return _split_tensor(output, sizes, lengths, long)
     leaves, spec = pytree.tree_flatten(output)
-    columns = [_split_leaf(leaf, sizes, lengths) for leaf in leaves]
+    columns = [_split_leaf(leaf, sizes, lengths, long) for leaf in leaves]
     return [pytree.tree_unflatten(row, spec) for row in zip(*columns)] if columns else [output] * len(sizes)
 
 
-def _split_leaf(leaf: Any, sizes: Sequence[int], lengths: Sequence[int] | None) -> list[Any]:
+def _split_leaf(
+    leaf: Any, sizes: Sequence[int], lengths: Sequence[int] | None, long: Iterator[bool] | None
+) -> list[Any]:
     if isinstance(leaf, Tensor):
-        return _split_tensor(leaf, sizes, lengths)
+        return _split_tensor(leaf, sizes, lengths, long)
     if isinstance(leaf, _PLAIN):
         return [leaf] * len(sizes)
-    if dataclasses.is_dataclass(leaf):
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         copies = [copy(leaf) for _ in sizes]
         for field in dataclasses.fields(leaf):
-            for made, part in zip(copies, split(getattr(leaf, field.name), sizes, lengths)):
+            for made, part in zip(copies, split(getattr(leaf, field.name), sizes, lengths, long)):
                 object.__setattr__(made, field.name, part)
         return copies
     raise CannotSplit(
@@ -224,7 +248,9 @@ def _split_leaf(leaf: Any, sizes: Sequence[int], lengths: Sequence[int] | None) 
     )
 
 
-def _split_tensor(x: Tensor, sizes: Sequence[int], lengths: Sequence[int] | None) -> list[Any]:
+def _split_tensor(
+    x: Tensor, sizes: Sequence[int], lengths: Sequence[int] | None, long: Iterator[bool] | None
+) -> list[Any]:
     if not x.dim() or x.shape[0] != sum(sizes):
         raise CannotSplit(
             f"the model's output of shape {list(x.shape)} cannot be told apart: its inputs had {sum(sizes)} rows, and "
@@ -232,24 +258,27 @@ def _split_tensor(x: Tensor, sizes: Sequence[int], lengths: Sequence[int] | None
         )
     # `data`: each part counts its own writes, or one caller's would spoil what another has saved for its backward.
     parts = [part.data for part in x.split(sizes)]
-    if lengths is not None and x.dim() >= 2 and x.shape[1] == max(lengths):
+    if long is not None and lengths is not None and next(long, False):
         parts = [part[:, :length] for part, length in zip(parts, lengths)]
     return parts
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of an output, in the order of :func:`split`."""
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            for field in dataclasses.fields(leaf):
+                found += _tensors(getattr(leaf, field.name))
+    return found
 
 
 def _on_device(result: Any) -> bool:
     if isinstance(result, Tensor):
         return result.is_mps
-    return any(_on_device(leaf) for leaf in _leaves(result) if leaf is not result)
-
-
-def _leaves(value: Any) -> Iterable[Any]:
-    for leaf in pytree.tree_leaves(value):
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            for field in dataclasses.fields(leaf):
-                yield from _leaves(getattr(leaf, field.name))
-        else:
-            yield leaf
+    return any(x.is_mps for x in _tensors(result))
 
 
 # --- the calling thread's modes -----------------------------------------------------------------------------

@@ -137,3 +137,21 @@ def test_calls_of_one_length_are_joined_without_a_mask():
         for x, future in zip(inputs, futures):
             assert torch.equal(future.result(LONG)[1], 2 * x)
     assert model.batches == [[(2, 3, 2)]]
+
+
+def test_outputs_that_only_happen_to_be_as_long_as_the_longest_are_not_cut():
+    def model(x):
+        return {"features": torch.cat([x.sum(1), x.sum(1)], 1), "sequence": x}
+
+    gated = Gated(model)
+    batcher = rivulet.Batcher(gated, pad="longest")
+    # Two elements give four features, which is the length of the longest; then that of another call.
+    for lengths in ([3, 4], [4, 5], [4, 2]):
+        inputs = [torch.randn(1, n, 2, device="mps") for n in lengths]
+        calls = [lambda x=x: batcher(x) for x in inputs]
+        with held(batcher, gated, calls, first=torch.zeros(1, 1, 2, device="mps")) as futures:
+            gated.go()
+            for x, future in zip(inputs, futures):
+                result = future.result(LONG)
+                torch.testing.assert_close(result["features"], torch.cat([x.sum(1), x.sum(1)], 1))
+                assert torch.equal(result["sequence"], x)

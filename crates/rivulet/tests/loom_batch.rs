@@ -5,11 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![cfg(loom)]
 
-use rivulet::batch::{Options, Queue, Turn, WhenFull};
+use rivulet::batch::{Options, Queue, Refused, Turn, WhenFull};
 use rivulet::hazard::seeded;
 use rivulet_hal::sync::atomic::{AtomicU32, Ordering};
 use rivulet_hal::sync::{Arc, thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn model(bug: Option<&'static str>, preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     seeded::plant(bug);
@@ -63,6 +63,18 @@ impl Shared {
         let mark = Mark::new();
         if let Turn::Run(run) = self.queue.call(key, 1, mark.clone(), WhenFull::Wait, None).unwrap() {
             self.run(run);
+        }
+        assert_eq!(mark.count(), 1, "a caller went home without its result");
+    }
+
+    /// A call that may run out of time.
+    fn call_late(&self, key: u64) {
+        let mark = Mark::new();
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        match self.queue.call(key, 1, mark.clone(), WhenFull::Wait, Some(deadline)) {
+            Ok(Turn::Run(run)) => self.run(run),
+            Ok(Turn::Done(_)) => {}
+            Err(refused) => return assert_eq!(refused, Refused::TimedOut),
         }
         assert_eq!(mark.count(), 1, "a caller went home without its result");
     }
@@ -136,13 +148,21 @@ fn a_server(bug: Option<&'static str>) {
     });
 }
 
-fn a_crowd(bug: Option<&'static str>) {
-    model(bug, 2, || {
+/// Three that sleep while a fourth runs. Where `late`, one of them may leave at any time.
+fn a_crowd(bug: Option<&'static str>, late: bool) {
+    model(bug, 2, move || {
         let shared = Shared::new(options());
         let Turn::Run(run) = shared.queue.call(0, 1, Mark::new(), WhenFull::Wait, None).unwrap() else {
             panic!("not alone")
         };
-        let threads: Vec<_> = (0..3).map(|_| spawn(&shared, |shared| shared.call(0))).collect();
+        let threads: Vec<_> = (0..3)
+            .map(|index| {
+                spawn(
+                    &shared,
+                    move |shared| if late && index == 1 { shared.call_late(0) } else { shared.call(0) },
+                )
+            })
+            .collect();
         shared.run(run);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         shared.assert_untouched();
@@ -194,5 +214,16 @@ fn a_server_runs_what_is_submitted_and_ends_with_the_queue() {
 
 #[test]
 fn a_crowd_that_wakes_one_another_leaves_nobody_asleep() {
-    a_crowd(None);
+    a_crowd(None, false);
+}
+
+#[test]
+fn who_leaves_a_crowd_leaves_nobody_asleep() {
+    a_crowd(None, true);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_leaver_that_was_to_wake_others_is_found() {
+    a_crowd(Some("batch: a leaver stays on the list"), true);
 }

@@ -123,8 +123,9 @@ impl<T> Request<T> {
     pub(super) fn sleep(&self, over: fn(Phase) -> bool, longest: Duration) {
         // Before the fence inside `park`: a waker that does not see it has changed the phase before `over` looks.
         self.asleep.store(true, Ordering::Relaxed);
-        // A model waits without end: a timeout would hide a wake-up that was lost.
-        let longest = if cfg!(loom) { None } else { Some(longest) };
+        // A model waits without end, or a timeout would hide a wake-up that was lost; but for those who may run out of
+        // time, which they do there after any step of others.
+        let longest = if cfg!(loom) && self.deadline.is_none() { None } else { Some(longest) };
         parking::park(self.address(), || !over(self.phase()), longest);
     }
 
@@ -145,8 +146,10 @@ impl<T> Request<T> {
         parking::unpark_all(self.address());
     }
 
+    /// What the thread is parked under.
     fn address(&self) -> usize {
-        (&raw const self.phase).addr()
+        // A model has to take the same way each time, and where memory lies differs from run to run.
+        if cfg!(loom) { self.ticket as usize } else { (&raw const self.phase).addr() }
     }
 
     /// Gives the thread others to wake; false where it has left.
