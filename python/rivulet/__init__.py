@@ -8,6 +8,7 @@ holds what PyTorch has no name for:
 :func:`adapters`, :func:`adapter`       the devices that can be used, and the one that is
 :func:`fallback_counts`                 ops that ran on the CPU path of a GPU adapter, with counts
 :func:`reset_fallback_counts`           sets those counts back to nothing
+:class:`Batcher`                        calls of one model from many threads, joined and run as one
 :func:`doctor`                          a report on all of it; also ``python -m rivulet doctor``
 :func:`load`                            loads Rivulet by hand where the entry point is switched off
 :func:`capture`                         a model as one call: a :class:`Plan`
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._adapters import Adapter, adapter, adapters, fallback_counts, reset_fallback_counts
+    from ._batcher import Batcher
     from ._doctor import Report, doctor
     from ._load import load
     from ._plan import Plan, capture, load_plan
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "Batcher",
     "Plan",
     "PlanError",
     "PlanFileError",
@@ -56,6 +59,7 @@ _HOME = {
     "Adapter": "_adapters",
     "adapter": "_adapters",
     "adapters": "_adapters",
+    "Batcher": "_batcher",
     "fallback_counts": "_adapters",
     "reset_fallback_counts": "_adapters",
     "Report": "_doctor",

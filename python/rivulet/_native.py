@@ -46,6 +46,12 @@ class MemoryStats(ctypes.Structure):
     ]
 
 
+class BatchTurn(ctypes.Structure):
+    """``rivulet_batch_turn``."""
+
+    _fields_ = [("run", c_void_p), ("tokens", POINTER(c_uint64)), ("count", c_uint64), ("verdict", c_uint32)]
+
+
 _STATUS = c_int32
 _TEXT = POINTER(c_char_p)
 
@@ -84,6 +90,32 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_set_memory_fraction": (_STATUS, (c_double,)),
     "rivulet_fallback_json": (_STATUS, (_TEXT,)),
     "rivulet_fallback_reset": (None, ()),
+    "rivulet_batch_new": (_STATUS, (c_uint64, c_uint64, c_uint64, c_uint64, c_int32, POINTER(c_void_p))),
+    "rivulet_batch_free": (None, (c_void_p,)),
+    "rivulet_batch_call": (
+        _STATUS,
+        (c_void_p, c_uint64, c_uint64, c_uint64, c_int32, c_int64, POINTER(BatchTurn)),
+    ),
+    "rivulet_batch_submit": (
+        _STATUS,
+        (
+            c_void_p,
+            c_uint64,
+            c_uint64,
+            c_uint64,
+            c_int32,
+            c_int32,
+            c_int64,
+            POINTER(c_void_p),
+            POINTER(BatchTurn),
+        ),
+    ),
+    "rivulet_batch_serve": (_STATUS, (c_void_p, POINTER(BatchTurn))),
+    "rivulet_batch_end": (None, (POINTER(BatchTurn), c_int32)),
+    "rivulet_batch_cancel": (c_int32, (c_void_p,)),
+    "rivulet_batch_ticket_free": (None, (c_void_p,)),
+    "rivulet_batch_close": (None, (c_void_p,)),
+    "rivulet_batch_stats_json": (_STATUS, (c_void_p, _TEXT)),
     "rivulet_torch_register": (_STATUS, (c_int32,)),
     "rivulet_torch_built_for": (c_char_p, ()),
     "rivulet_plan_surface": (_STATUS, (c_char_p, POINTER(c_void_p))),
@@ -154,9 +186,9 @@ class Native:
             raise KeyboardInterrupt(message)
         raise RuntimeError(message)
 
-    def _take_json(self, name: str) -> Any:
+    def _take_json(self, name: str, *arguments: Any) -> Any:
         out = c_char_p()
-        status = self.c[name](byref(out))
+        status = self.c[name](*arguments, byref(out))
         if status != OK:
             self.fail(status)
         try:
@@ -346,3 +378,8 @@ class Native:
             self.fail(status)
         # The cast takes a reference of its own; the one that the call gave is kept: the surface lives as the process.
         return tuple(ctypes.cast(out, ctypes.py_object).value)
+
+    def batch_stats(self, queue: int | None) -> dict[str, Any]:
+        """The figures of a queue of joined calls."""
+        stats: dict[str, Any] = self._take_json("rivulet_batch_stats_json", queue)
+        return stats

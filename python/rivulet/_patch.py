@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _autograd, _compile, _events, _refs, _storage, _streams
+from . import _autograd, _batch_queue, _compile, _events, _refs, _storage, _streams
 from ._native import Native
 
 
@@ -166,6 +166,15 @@ def _release_slot(native: Native) -> bool:
     return True
 
 
+def _batch_queues(native: Native) -> bool:
+    changed = False
+    for name in _batch_queue.__all__:
+        if _add(torch.mps, name, getattr(_batch_queue, name)):
+            torch.mps.__all__.append(name)
+            changed = True
+    return changed
+
+
 def _adapter_facts(native: Native) -> bool:
     def adapter() -> dict[str, Any]:
         return native.adapter()
@@ -286,6 +295,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch._C._MPSStreamBase", "what torch.mps.Stream stands on; macOS builds only", "2.15", _stream_internals),
     Patch("torch.mps.Event", "stock events work on the default stream only", "2.0", _event),
     Patch("torch.mps.release_current_thread_slot", "gives a thread's slot back early", "none", _release_slot),
+    Patch("torch.mps.BatchQueue", "joins requests, with batch_inference, configure_batch_queue", "none", _batch_queues),
     Patch("torch._C._mps_get_name", "macOS builds only, with _mps_get_core_count", "2.9", _adapter_facts),
     Patch("torch._C._mps_compileShader", "macOS builds only, with load_metallib: refused", "2.6", _shaders),
     Patch("torch._C._mps_startCapture", "macOS builds only, with its relatives: refused", "2.6", _capture),

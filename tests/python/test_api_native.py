@@ -29,6 +29,11 @@ TYPES = {
     "const void *": ctypes.c_void_p,
     "void **": ctypes.POINTER(ctypes.c_void_p),
     "rivulet_block *": ctypes.c_void_p,
+    "rivulet_batch_queue *": ctypes.c_void_p,
+    "rivulet_batch_queue **": ctypes.POINTER(ctypes.c_void_p),
+    "rivulet_batch_ticket *": ctypes.c_void_p,
+    "rivulet_batch_ticket **": ctypes.POINTER(ctypes.c_void_p),
+    "rivulet_batch_turn *": ctypes.POINTER(_native.BatchTurn),
     "rivulet_memory_stats *": ctypes.POINTER(_native.MemoryStats),
     "void (*)(void)": _native.ThreadCallback,
 }
@@ -64,6 +69,20 @@ def test_memory_structure_is_the_headers():
     text = re.search(r"typedef struct \{([^}]*)\} rivulet_memory_stats;", HEADER.read_text())
     body = re.sub(r"/\*.*?\*/", "", text[1], flags=re.S)
     assert re.findall(r"\w+", body.replace("uint64_t", "")) == [field[0] for field in _native.MemoryStats._fields_]
+
+
+def test_turn_structure_is_the_headers():
+    text = re.search(r"typedef struct \{([^}]*)\} rivulet_batch_turn;", HEADER.read_text())
+    body = re.sub(r"/\*.*?\*/", "", text[1], flags=re.S)
+    assert re.findall(r"(\w+);", body) == [field[0] for field in _native.BatchTurn._fields_]
+
+
+def test_verdicts_are_the_headers():
+    from rivulet import _call_queue
+
+    found = dict(re.findall(r"RIVULET_BATCH_(\w+) = (\d)", HEADER.read_text()))
+    assert len(found) == 6
+    assert {name: int(value) for name, value in found.items()} == {name: getattr(_call_queue, name) for name in found}
 
 
 def test_status_codes_are_the_headers():

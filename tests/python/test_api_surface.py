@@ -72,6 +72,9 @@ MPS = {
         bool,
     ),
     "release_current_thread_slot": (lambda: torch.mps.release_current_thread_slot(), is_none),
+    "BatchQueue": (lambda: torch.mps.BatchQueue(), lambda q: q.is_running is False),
+    "configure_batch_queue": (lambda: torch.mps.configure_batch_queue(), lambda q: q.is_running is False),
+    "batch_inference": (lambda: within(torch.mps.batch_inference()), lambda v: v is True),
 }
 
 # Not in __all__, but PyTorch itself or loaders call them.

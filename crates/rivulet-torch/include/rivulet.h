@@ -272,6 +272,50 @@ void rivulet_rng_set(rivulet_rng *rng, uint64_t seed, uint64_t offset);
 /* Reserves a range of the counter and gives a 64-bit seed that no other call gets. */
 uint64_t rivulet_rng_draw(rivulet_rng *rng);
 
+/* --- joined calls --------------------------------------------------------------------------------------- */
+/* A queue in which calls that arrive while others run are joined: see rivulet::batch. A request is known by the token
+ * that its caller gives it. */
+typedef struct rivulet_batch_queue rivulet_batch_queue;
+typedef struct rivulet_batch_run rivulet_batch_run;
+typedef struct rivulet_batch_ticket rivulet_batch_ticket;
+enum rivulet_batch_verdict {
+  RIVULET_BATCH_DONE = 0,      /* somebody has run the request */
+  RIVULET_BATCH_RUN = 1,       /* the caller has to run this batch */
+  RIVULET_BATCH_QUEUED = 2,    /* submitted */
+  RIVULET_BATCH_FULL = 3,      /* refused */
+  RIVULET_BATCH_CLOSED = 4,    /* refused; of rivulet_batch_serve: there is nothing more to come */
+  RIVULET_BATCH_TIMED_OUT = 5, /* the request was taken back */
+};
+typedef struct {
+  rivulet_batch_run *run;  /* for RIVULET_BATCH_RUN, else null; ended by rivulet_batch_end */
+  const uint64_t *tokens;  /* of its members, as long as it lasts */
+  uint64_t count;
+  uint32_t verdict;        /* enum rivulet_batch_verdict */
+} rivulet_batch_turn;
+/* Limits are > 0. regroup: a runner waits for the members of the batch before it to come back. */
+int32_t rivulet_batch_new(uint64_t max_batch, uint64_t max_in_flight, uint64_t max_queue, uint64_t max_wait_us,
+                          int32_t regroup, rivulet_batch_queue **queue);
+/* No call is inside it, and none follows. Runs and tickets may outlive it. */
+void rivulet_batch_free(rivulet_batch_queue *queue);
+/* Waits until the request was run, or has to be. refuse: do not wait where the queue is full. timeout_us < 0: none. */
+int32_t rivulet_batch_call(rivulet_batch_queue *queue, uint64_t token, uint64_t key, uint64_t rows, int32_t refuse,
+                           int64_t timeout_us, rivulet_batch_turn *turn);
+/* Leaves a request for rivulet_batch_serve or another caller. wait: until there is room. */
+int32_t rivulet_batch_submit(rivulet_batch_queue *queue, uint64_t token, uint64_t key, uint64_t rows, int32_t refuse,
+                             int32_t wait, int64_t timeout_us, rivulet_batch_ticket **ticket,
+                             rivulet_batch_turn *turn);
+/* Waits for a batch of submitted requests. */
+int32_t rivulet_batch_serve(rivulet_batch_queue *queue, rivulet_batch_turn *turn);
+/* Ends turn->run and sets it to null; does nothing where it is null. served: every member has its result. Otherwise they
+ * are queued again, but for the one whose caller ran them. */
+void rivulet_batch_end(rivulet_batch_turn *turn, int32_t served);
+/* 1 where the request had not been taken into a batch. */
+int32_t rivulet_batch_cancel(rivulet_batch_ticket *ticket);
+void rivulet_batch_ticket_free(rivulet_batch_ticket *ticket);
+/* No more requests; those that wait are still run. Does not wait. */
+void rivulet_batch_close(rivulet_batch_queue *queue);
+int32_t rivulet_batch_stats_json(rivulet_batch_queue *queue, char **out);
+
 /* --- PyTorch ------------------------------------------------------------------------------------------- */
 /* Registers hooks, guard, allocator and kernels for mps with the PyTorch of this process, after looking at what is
  * there. Call once, at the end of `import torch`, GIL held. accelerator: 0 chooses mps where no CUDA device is

@@ -115,7 +115,8 @@ pub fn spin(mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-fn cores() -> usize {
+/// Cores that this process may use, at least 1.
+pub(crate) fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }

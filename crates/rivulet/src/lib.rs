@@ -31,6 +31,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod blocking;
 pub mod config;
 mod device;

@@ -50,6 +50,8 @@ ranks! {
     PARKING = 8, 80, "parking shard";
     /// Inside a driver; nothing of the engine is called while it is held.
     DRIVER = 9, 90, "driver";
+    /// A queue of calls that are joined, or one call in it; a leaf: nothing is taken under it.
+    BATCH = 10, 95, "batch queue";
 }
 
 impl Rank {

@@ -4,6 +4,7 @@
 //! is valid. Ownership of a block crosses as `Arc::into_raw`: what `rivulet_alloc` gave, `rivulet_free` takes back.
 //! `unsafe` in this crate is found here and in `python` only.
 
+mod batch;
 mod error;
 mod event;
 mod life;
