@@ -396,6 +396,10 @@ pub struct QueueIndex(pub usize);
 pub trait Device: Send + Sync + std::fmt::Debug {
     /// What this device is.
     fn info(&self) -> &AdapterInfo;
+    /// What the first byte of a dispatch's operand is a multiple of: a power of two, at most 256.
+    fn operand_alignment(&self) -> u64 {
+        256
+    }
     /// Allocates at least `bytes` (> 0), aligned to 256 bytes or better.
     ///
     /// # Errors

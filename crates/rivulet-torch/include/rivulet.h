@@ -286,6 +286,41 @@ void rivulet_gil_retake(uint64_t token);
 /* What csrc/plan shows to Python: a new reference to a tuple of the type PlanBase and functions. torch_python: path of
  * PyTorch's library with its Python bindings. GIL held. *out is null where a Python error is set. */
 int32_t rivulet_plan_surface(const char *torch_python, void **out);
+/* --- programs: device work noted once and run again --------------------------------------------------- */
+/* A program is what one thread recorded between begin and end, as dispatches, copies and fills: bound to new inputs
+ * and with memory of its own at each run, on any thread, any number at a time. Blocks that existed before and are no
+ * input are shared by all runs (weights). */
+typedef struct rivulet_program rivulet_program;
+/* The bytes of a block that a tensor covers; data is the tensor's first byte. */
+typedef struct {
+  rivulet_block *block;
+  const void *data;
+  size_t bytes;
+} rivulet_span;
+/* Starts noting what the calling thread records; the work itself runs as always. One at a time a thread.
+ * RIVULET_NO_KERNEL where the adapter runs ops on the CPU. */
+int32_t rivulet_program_begin(const rivulet_span *inputs, size_t count);
+/* Ends it. outputs: what the caller keeps; their memory is made anew at each run, but for outputs that lie in an input
+ * or in a shared block. RIVULET_NO_KERNEL where something happened that cannot be run again: a CPU access of memory
+ * that the noted work wrote (the message names the op). The noting is over in any case. */
+int32_t rivulet_program_end(const rivulet_span *outputs, size_t count, rivulet_program **program);
+/* Ends it without a program. Nothing where none has begun. */
+void rivulet_program_abandon(void);
+void rivulet_program_free(rivulet_program *program);
+/* Where output `index` lies. kind 0: in the fresh block number `*place`, at byte `*offset`; 1: in input `*place`, at
+ * `*offset` from its data; 2: in the shared block `*shared`, at `*offset` from the block's first byte. */
+int32_t rivulet_program_output(const rivulet_program *program, size_t index, uint32_t *kind, size_t *place,
+                               size_t *offset, rivulet_block **shared);
+/* Number of fresh blocks that each run makes for outputs, and the size of each. */
+size_t rivulet_program_fresh(const rivulet_program *program);
+/* Runs it on the calling thread's stream and returns at once. inputs as at begin: as many, each with as many bytes.
+ * fresh gets rivulet_program_fresh() blocks, data their first bytes; the caller frees them. rng: where random ops draw
+ * a new seed for each run. On failure nothing was recorded. */
+int32_t rivulet_program_run(const rivulet_program *program, const rivulet_span *inputs, size_t count,
+                            rivulet_rng *rng, rivulet_block **fresh, void **data);
+/* JSON: commands with kernels and labels, fusions made, barriers, bytes of arena, of outputs, and of the eager run's
+ * peak. *out is freed with rivulet_string_free. */
+int32_t rivulet_program_json(const rivulet_program *program, char **out);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 use crate::hazard::Tracking;
 use crate::ids::{Access, Point, StreamId};
 use crate::memory::{Block, DropFn, MemoryError, MemoryStats};
+#[cfg(not(loom))]
+use crate::plan;
 use crate::pool;
 use crate::report::Report;
 use crate::stream::host::InOp;
@@ -249,6 +251,11 @@ impl Device {
         &self.engine.hal
     }
 
+    #[cfg(not(loom))]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Hardware queues in use.
     pub fn queues(&self) -> usize {
         self.engine.queues
@@ -435,6 +442,29 @@ impl Device {
         commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
     ) -> Result<Point> {
         let in_op = InOp::enter(&self.engine, None)?;
+        #[cfg(not(loom))]
+        if plan::noting::is_open() {
+            return self.engine.record_noted(in_op.stream(), op, None, &[], commands);
+        }
+        in_op.stream().record(&self.engine, op, &Extra::default(), commands)
+    }
+
+    /// As [`Device::record`], of dispatches of a kernel with these operands.
+    ///
+    /// # Errors
+    /// As [`Device::record`].
+    #[cfg(not(loom))]
+    pub(crate) fn record_kernel(
+        &self,
+        op: &DeviceOp<'_>,
+        kernel: &rivulet_kernels::Kernel,
+        operands: &[(&crate::ops::View<'_>, Access)],
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
+        let in_op = InOp::enter(&self.engine, None)?;
+        if plan::noting::is_open() {
+            return self.engine.record_noted(in_op.stream(), op, Some(kernel), operands, commands);
+        }
         in_op.stream().record(&self.engine, op, &Extra::default(), commands)
     }
 
@@ -486,7 +516,13 @@ impl Device {
         const ROUNDS: usize = 8;
         for _ in 0..ROUNDS {
             match self.engine.allocator.allocate(stream, bytes, &*self.engine) {
-                Ok(block) => return Ok(block),
+                Ok(block) => {
+                    #[cfg(not(loom))]
+                    if plan::noting::is_open() {
+                        plan::noting::made(&self.engine, &block);
+                    }
+                    return Ok(block);
+                }
                 Err(MemoryError::NeedsIdle { points }) => {
                     for point in points {
                         if let Some(other) = self.engine.stream_if_made(point.stream) {
@@ -514,6 +550,10 @@ impl Device {
             self.free(block);
             return Err(error);
         }
+        #[cfg(not(loom))]
+        if plan::noting::is_open() {
+            plan::noting::host(&self.engine, "allocate for the CPU", &[(&block, Access::Write)]);
+        }
         Ok(block)
     }
 
@@ -534,6 +574,10 @@ impl Device {
         if self.engine.is_forked() || self.engine.is_shut_down() {
             // Dropping a handle frees nothing, and the count is not a lock.
             return;
+        }
+        #[cfg(not(loom))]
+        if plan::noting::is_open() {
+            plan::noting::freed(&self.engine, &block);
         }
         if self.engine.allocator.owns(&block) {
             return self.engine.allocator.free(block);

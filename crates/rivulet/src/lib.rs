@@ -43,6 +43,8 @@ pub mod memory;
 #[cfg(not(loom))]
 pub mod ops;
 pub mod pipelines;
+#[cfg(not(loom))]
+pub mod plan;
 pub mod pool;
 pub mod report;
 pub mod rng;

@@ -124,6 +124,10 @@ impl Device for VulkanDevice {
         &self.info
     }
 
+    fn operand_alignment(&self) -> u64 {
+        self.shared.limits.storage_alignment
+    }
+
     fn allocate(&self, bytes: u64, usage: MemoryUsage) -> Result<Arc<dyn Memory>, HalError> {
         self.shared.check()?;
         Ok(Arc::new(VulkanMemory::new(&self.shared, bytes, usage)?))

@@ -253,6 +253,19 @@ impl Op {
         }
     }
 
+    /// True where the first two scalars are the seed of random numbers, low word first.
+    pub const fn is_random(self) -> bool {
+        matches!(
+            self,
+            Self::Uniform
+                | Self::Normal
+                | Self::Bernoulli
+                | Self::Exponential
+                | Self::Randint
+                | Self::Dropout
+        )
+    }
+
     /// True where the result is true or false, whatever the inputs are.
     pub const fn is_predicate(self) -> bool {
         matches!(self.yields(), Truth)

@@ -11,6 +11,7 @@ mod memory;
 mod native;
 mod ops;
 mod plan;
+mod program;
 mod rng;
 mod stream;
 mod torch;

@@ -49,6 +49,8 @@ pub struct Block {
     content: Content,
     geometry: Geometry,
     requested: AtomicU64,
+    /// Counts how often the block was handed out: two lives of one header differ in it.
+    serial: AtomicU64,
     /// How often the block has been handed out and not yet freed; more than 1 only where memory was adopted twice.
     pub(super) owners: AtomicU32,
     /// True where somebody is to be told when the block is free. Changed under the lock of the home stream's cache.
@@ -67,6 +69,7 @@ impl Block {
             content: Content::new(),
             geometry,
             requested: AtomicU64::new(0),
+            serial: AtomicU64::new(0),
             owners: AtomicU32::new(0),
             lent: AtomicBool::new(false),
             returned: AtomicU32::new(0),
@@ -109,6 +112,18 @@ impl Block {
 
     pub(crate) fn set_requested(&self, bytes: u64) {
         self.requested.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Which of the header's lives this is.
+    #[cfg(not(loom))]
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.load(Ordering::Relaxed)
+    }
+
+    /// Begins another life. Changed under the lock of the home stream's cache alone, so a load and a store will do.
+    #[inline]
+    pub(super) fn begin_life(&self) {
+        self.serial.store(self.serial.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Number of the allocator that the block came from and goes back to.

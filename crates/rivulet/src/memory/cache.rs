@@ -180,6 +180,7 @@ impl Cache {
     #[inline]
     pub(super) fn hand_out(&mut self, block: &Block, bytes: u64) {
         block.set_requested(bytes);
+        block.begin_life();
         block.content().reset();
         // Release: pairs with the Acquire of `Block::is_live`.
         block.owners.store(1, Ordering::Release);

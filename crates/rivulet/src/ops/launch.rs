@@ -59,7 +59,7 @@ pub(super) fn launch(
         bound.push(view.operand(op, access == Access::Write, most)?);
         blocks.push((view.block, access));
     }
-    device.record(&DeviceOp::new(op, &blocks), |recorder| {
+    device.record_kernel(&DeviceOp::new(op, &blocks), kernel, operands, |recorder| {
         dispatches(&mut Dispatcher { recorder, pipeline, operands: &bound })
     })?;
     Ok(())
@@ -97,7 +97,7 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
 
 /// The compiled kernel.
 #[inline]
-pub(super) fn pipeline<'d>(
+pub(crate) fn pipeline<'d>(
     device: &'d Device,
     op: &'static str,
     kernel: &Kernel,

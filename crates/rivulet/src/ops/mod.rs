@@ -20,7 +20,7 @@ mod copy;
 mod group_norm;
 mod index;
 mod int_matmul;
-mod launch;
+pub(crate) mod launch;
 mod loss;
 mod matmul;
 mod norm_backward;

@@ -173,6 +173,24 @@ impl<'b> View<'b> {
         }
     }
 
+    /// The bytes of the block from the first to the last that an element lies in; an empty range without elements.
+    pub(crate) fn bytes(&self) -> ByteRange {
+        let size = i64::from(self.dtype.size());
+        let offset = self.offset as i64;
+        let (mut first, mut end) = (offset, offset + 1);
+        for (&count, &stride) in self.shape.iter().zip(&self.strides) {
+            if count == 0 {
+                end = first;
+                break;
+            }
+            let reach = stride.saturating_mul(count as i64 - 1);
+            first += reach.min(0);
+            end += reach.max(0);
+        }
+        let byte = |element: i64| element.max(0).saturating_mul(size) as u64;
+        ByteRange { start: byte(first), end: byte(end.max(first)) }
+    }
+
     /// The whole block as an operand of a dispatch.
     #[inline]
     pub(super) fn operand(&self, op: &'static str, write: bool, most: u64) -> Result<Operand<'b>> {

@@ -111,6 +111,7 @@ impl<'d> HostAccess<'d> {
         operands: &[(&'d Block, Access)],
     ) -> Result<Self> {
         let mut op = InOp::enter(engine, given)?;
+        note(engine, label, operands);
         engine.check_blocks(label, operands)?;
         let stream = op.stream;
         stream.check()?;
@@ -227,6 +228,17 @@ fn range(label: &str, block: &Block, offset: u64, bytes: usize) -> Result<Buffer
     }
 }
 
+/// Tells the calling thread's noting, where it has one.
+#[inline]
+fn note(engine: &Engine, label: &'static str, operands: &[(&Block, Access)]) {
+    #[cfg(not(loom))]
+    if crate::plan::noting::is_open() {
+        crate::plan::noting::host(engine, label, operands);
+    }
+    #[cfg(loom)]
+    let _ = (engine, label, operands);
+}
+
 /// See [`crate::Device::read`].
 pub(crate) fn read(
     engine: &Engine,
@@ -243,6 +255,7 @@ pub(crate) fn read(
         return access.finish();
     }
     engine.check_blocks(label, &[(block, Access::Read)])?;
+    note(engine, label, &[(block, Access::Read)]);
     let mut op = InOp::enter(engine, None)?;
     op.stream.check()?;
     op.take_ticket()?;
@@ -273,6 +286,7 @@ pub(crate) fn write(
         return access.finish();
     }
     engine.check_blocks(label, &[(block, Access::Write)])?;
+    note(engine, label, &[(block, Access::Write)]);
     let mut op = InOp::enter(engine, None)?;
     op.stream.check()?;
     op.take_ticket()?;

@@ -172,6 +172,10 @@ impl Stream {
         commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
     ) -> Result<Point> {
         let in_op = host::InOp::enter(&self.engine, Some(self.id))?;
+        #[cfg(not(loom))]
+        if crate::plan::noting::is_open() {
+            return self.engine.record_noted(in_op.stream(), op, None, &[], commands);
+        }
         in_op.stream().record(&self.engine, op, &Extra::default(), commands)
     }
 

@@ -85,6 +85,30 @@ pub(crate) struct Extra<'a> {
     pub(crate) keep: Option<&'a Arc<dyn Memory>>,
 }
 
+#[cfg(not(loom))]
+impl Engine {
+    /// As [`StreamShared::record`], on a thread that notes what it records.
+    ///
+    /// # Errors
+    /// As [`StreamShared::record`].
+    #[cold]
+    pub(crate) fn record_noted(
+        &self,
+        stream: &StreamShared,
+        op: &DeviceOp<'_>,
+        kernel: Option<&rivulet_kernels::Kernel>,
+        operands: &[(&crate::ops::View<'_>, Access)],
+        commands: impl FnOnce(&mut dyn Recorder) -> Result<(), HalError>,
+    ) -> Result<Point> {
+        use crate::plan::{noting, tap};
+        let mut log = tap::Log::default();
+        let recorded = stream
+            .record(self, op, &Extra::default(), |recorder| commands(&mut tap::Tap::new(recorder, &mut log)));
+        noting::note(self, op, kernel, operands, recorded.as_ref().map(|_| log));
+        recorded
+    }
+}
+
 impl StreamShared {
     /// Records an op as `docs/concurrency.md` describes; its place on the timeline.
     ///

@@ -1,10 +1,16 @@
 //! Set-up that the tests of native ops share: a device, tensors of any type and layout, and comparisons.
 //!
 //! The device is [the adapter of all tests](adapter). The validation layer looks on where it is installed.
-#![allow(dead_code, unreachable_pub, unused_macros, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    unused_macros,
+    reason = "each test file uses its own part"
+)]
 
 #[path = "../../../rivulet-hal/tests/common/adapter.rs"]
-mod adapter;
+pub mod adapter;
 #[path = "../common/mod.rs"]
 pub mod common;
 
