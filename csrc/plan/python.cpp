@@ -61,11 +61,12 @@ struct Binding {
 
 enum class Form : int64_t { Tensor, Tuple, List, Rebuilt };
 
-// What a variant's outputs look like, and which of the module's tensors it was taken with.
+// What a variant's outputs look like, which of the module's tensors it was taken with, and what Python knows of it.
 struct Shell {
   uint64_t variant;
   Form form;
   std::vector<Binding> bindings;
+  Object description;
 };
 
 // The part of a plan that holds Python objects. All of it needs the GIL.
@@ -184,9 +185,18 @@ Object in_list(std::vector<at::Tensor>&& tensors) {
   return list;
 }
 
-Object shaped(PyObject* self, const Variant& variant, Form form, std::vector<at::Tensor>&& outputs) {
+// The variant of a call.
+struct Found {
+  std::shared_ptr<Variant> variant;
+  int64_t batch = -1;
+  Form form = Form::Tensor;
+  // For outputs that Python puts together: the variant may be let go of while it runs.
+  Object description;
+};
+
+Object shaped(PyObject* self, const Found& found, std::vector<at::Tensor>&& outputs) {
   const auto& python = interpreter();
-  switch (form) {
+  switch (found.form) {
     case Form::Tensor:
       return wrapped(std::move(outputs.at(0)));
     case Form::Tuple:
@@ -198,10 +208,9 @@ Object shaped(PyObject* self, const Variant& variant, Form form, std::vector<at:
   }
   static PyObject* const name = python.PyUnicode_InternFromString("_rebuild");
   Object rebuild(require(python.PyObject_GetAttr(self, name)));
-  Object number(require(python.PyLong_FromLongLong(static_cast<long long>(variant.id()))));
   Object tuple = in_tuple(std::move(outputs));
   return Object(require(python.PyObject_CallFunctionObjArgs(
-      rebuild.get(), number.get(), tuple.get(), static_cast<PyObject*>(nullptr))));
+      rebuild.get(), found.description.get(), tuple.get(), static_cast<PyObject*>(nullptr))));
 }
 
 // Runs a variant that fits. Everything but the running itself happens with the GIL held.
@@ -252,23 +261,25 @@ std::vector<at::Tensor> run(PythonPlan& plan, Variant& variant, const Tensors& i
 }
 
 // The variant for these inputs; one whose module has other tensors now is dropped.
-std::shared_ptr<Variant> find(PythonPlan& plan, uint32_t structure, const Tensors& inputs, int64_t* batch, Form* form) {
-  auto variant = plan.plan.find(structure, inputs.data(), inputs.size(), batch);
-  if (!variant) {
-    return nullptr;
-  }
-  Shell* shell = plan.shell_of(*variant);
+Found find(PythonPlan& plan, uint32_t structure, const Tensors& inputs) {
+  Found found;
+  auto variant = plan.plan.find(structure, inputs.data(), inputs.size(), &found.batch);
+  Shell* shell = variant ? plan.shell_of(*variant) : nullptr;
   if (shell == nullptr) {
-    return nullptr;
+    return found;
   }
   if (!bindings_hold(*shell)) {
     ++plan.plan.stats().rebound;
     plan.plan.drop(*variant);
     plan.sweep();
-    return nullptr;
+    return found;
   }
-  *form = shell->form;
-  return variant;
+  found.form = shell->form;
+  if (found.form == Form::Rebuilt) {
+    found.description = Object::borrowed(shell->description.get());
+  }
+  found.variant = std::move(variant);
+  return found;
 }
 
 bool wants_gradient(const Tensors& inputs) {
@@ -320,20 +331,18 @@ PyObject* call(PyObject* self, PyObject* arguments, PyObject* named) {
   if (plan == nullptr || c10::impl::TorchDispatchModeTLS::any_modes_set()) {
     return call_slow(self, arguments, named);
   }
-  std::shared_ptr<Variant> variant;
+  Found found;
   Tensors inputs;
-  int64_t batch = -1;
-  Form form = Form::Tensor;
   if (take_plain(*plan, arguments, named, inputs) && !wants_gradient(inputs)) {
-    variant = find(*plan, 0, inputs, &batch, &form);
+    found = find(*plan, 0, inputs);
   }
-  if (!variant) {
+  if (!found.variant) {
     inputs.clear();
     return call_slow(self, arguments, named);
   }
   return guarded([&] {
     ++plan->plan.stats().hits;
-    return shaped(self, *variant, form, run(*plan, *variant, inputs, batch));
+    return shaped(self, found, run(*plan, *found.variant, inputs, found.batch));
   });
 }
 
@@ -396,6 +405,14 @@ Object number(uint64_t value) {
   return Object(require(interpreter().PyLong_FromLongLong(static_cast<long long>(value))));
 }
 
+Object of_text(const std::string& text) {
+  return Object(require(interpreter().PyUnicode_FromStringAndSize(text.data(), static_cast<intptr_t>(text.size()))));
+}
+
+void set(const Object& tuple, intptr_t index, Object item) {
+  require(interpreter().PyTuple_SetItem(tuple.get(), index, item.release()) == 0);
+}
+
 constexpr const char* kCapsule = "rivulet.plan";
 
 void end_capsule(PyObject* capsule) {
@@ -432,12 +449,12 @@ Object set_plain(PyObject* const* arguments) {
   return none();
 }
 
-// add(plan, structure, tape, inputs, shared, form, bindings) -> number of the variant.
+// add(plan, structure, tape, inputs, shared, form, bindings, description) -> number of the variant.
 // bindings: (dictionary, key, value) of each of the module's tensors
 Object add(PyObject* const* arguments) {
   auto& plan = plan_of(arguments[0]);
   auto tape = read_tape(bytes(arguments[2]), tensors(arguments[3]), tensors(arguments[4]));
-  Shell shell{0, static_cast<Form>(integer(arguments[5])), {}};
+  Shell shell{0, static_cast<Form>(integer(arguments[5])), {}, Object::borrowed(arguments[7])};
   for (size_t i = 0; i < size(arguments[6]); ++i) {
     PyObject* binding = item(arguments[6], i);
     shell.bindings.push_back(
@@ -450,21 +467,20 @@ Object add(PyObject* const* arguments) {
   return number(variant->id());
 }
 
-// run(plan, structure, inputs) -> (number of the variant, outputs), or None where no variant fits
+// run(plan, structure, inputs) -> (description of the variant, outputs), or None where no variant fits
 Object run_flat(PyObject* const* arguments) {
   auto& plan = plan_of(arguments[0]);
   auto given = tensors(arguments[2]);
   Tensors inputs(given.begin(), given.end());
-  int64_t batch = -1;
-  Form form;
-  auto variant = find(plan, static_cast<uint32_t>(integer(arguments[1])), inputs, &batch, &form);
-  if (!variant) {
+  auto found = find(plan, static_cast<uint32_t>(integer(arguments[1])), inputs);
+  if (!found.variant) {
     return none();
   }
-  Object outputs = in_tuple(run(plan, *variant, inputs, batch));
+  Object description = Object::borrowed(plan.shell_of(*found.variant)->description.get());
+  Object outputs = in_tuple(run(plan, *found.variant, inputs, found.batch));
   Object result(require(interpreter().PyTuple_New(2)));
-  require(interpreter().PyTuple_SetItem(result.get(), 0, number(variant->id()).release()) == 0);
-  require(interpreter().PyTuple_SetItem(result.get(), 1, outputs.release()) == 0);
+  set(result, 0, std::move(description));
+  set(result, 1, std::move(outputs));
   return result;
 }
 
@@ -496,14 +512,6 @@ Object numbers(std::initializer_list<uint64_t> values) {
 Object stats(PyObject* const* arguments) {
   const auto& stats = plan_of(arguments[0]).plan.stats();
   return numbers({stats.calls, stats.hits, stats.misses, stats.evictions, stats.rebound});
-}
-
-Object of_text(const std::string& text) {
-  return Object(require(interpreter().PyUnicode_FromStringAndSize(text.data(), static_cast<intptr_t>(text.size()))));
-}
-
-void set(const Object& tuple, intptr_t index, Object item) {
-  require(interpreter().PyTuple_SetItem(tuple.get(), index, item.release()) == 0);
 }
 
 // variants(plan) -> ((number, path, frames, programs, why there is none), ...), the latest used first
@@ -553,7 +561,7 @@ PyMethodDef definition(const char* name) {
 
 PyObject* surface() {
   static PyMethodDef definitions[] = {
-      definition<open, 3>("open"),           definition<set_plain, 3>("set_plain"), definition<add, 7>("add"),
+      definition<open, 3>("open"),           definition<set_plain, 3>("set_plain"), definition<add, 8>("add"),
       definition<run_flat, 3>("run"),        definition<note, 2>("note"),           definition<drop, 1>("drop"),
       definition<stats, 1>("stats"),         definition<variants, 1>("variants"),   definition<programs, 2>("programs"),
       definition<calibrate, 2>("calibrate"),

@@ -1,6 +1,5 @@
 #include "plan/run.h"
 
-#include <ATen/Functions.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>

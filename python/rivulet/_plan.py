@@ -6,6 +6,8 @@ function's arguments and outputs that runs those ops without Python and without 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import threading
@@ -158,8 +160,7 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
                     "under torch.no_grad(), or pass the tensor's .detach()"
                 )
 
-    def _rebuild(self, variant: int, outputs: Sequence[torch.Tensor]) -> Any:
-        taken = self._taken[variant]
+    def _rebuild(self, taken: Taken, outputs: Sequence[torch.Tensor]) -> Any:
         if not taken.others:
             return taken.tree.unflatten(outputs)
         tensors = iter(outputs)
@@ -191,6 +192,7 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
             tuple(shared.tensor for shared in tape.shared.values()),
             _form(taken.tree, len(tape.outputs), len(tape.outputs) + len(taken.others)),
             tuple(bindings),
+            taken,
         )
         # Replaced, not changed: other threads read them without the lock.
         alive = {number for number, *_ in _variants(self)}
@@ -264,12 +266,10 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
     # --- the module's tensors ---------------------------------------------------------------------------------
 
     def _snapshot(self) -> list[tuple[dict[str, Any], str, Any, str]]:
-        function = getattr(self._function, "__self__", self._function)
-        if not isinstance(function, torch.nn.Module):
-            return []
         return [
             (tensors, key, tensor, f"{name}.{key}" if name else key)
-            for name, module in function.named_modules()
+            for root in _modules_of(self._function)
+            for name, module in root.named_modules()
             for tensors in (module._parameters, module._buffers)
             for key, tensor in tensors.items()
         ]
@@ -411,6 +411,21 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         return plan
 
     return _plan_file.check(build, os.fspath(path))  # type: ignore[no-any-return]
+
+
+def _modules_of(function: Any) -> list[torch.nn.Module]:
+    """The module that a function is, belongs to, or names in its own code."""
+    function = inspect.unwrap(function) if callable(function) else function
+    if isinstance(function, functools.partial):
+        return [module for part in (function.func, *function.args) for module in _modules_of(part)]
+    owner = getattr(function, "__self__", function)
+    if isinstance(owner, torch.nn.Module):
+        return [owner]
+    if not inspect.isfunction(function):
+        return []
+    named = inspect.getclosurevars(function)
+    found = [*named.nonlocals.values(), *named.globals.values()]
+    return [value for value in found if isinstance(value, torch.nn.Module)]
 
 
 def _rows(tensor: torch.Tensor, batch: int) -> torch.Tensor:

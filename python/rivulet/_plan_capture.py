@@ -11,6 +11,7 @@ import contextlib
 import linecache
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -122,6 +123,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            raise PlanError(f"{func} is no op with a schema, which a plan cannot keep\n  at {user_place()}")
         name = func._schema.name
         special = _SPECIAL.get(name)
         if special is not None:
@@ -265,7 +268,10 @@ class Recorder(TorchDispatchMode):
             for value in returned
         ]
         name, _, overload = func.name().partition(".")
-        self.ops.append(Op(name, overload, arguments, results, place, random, pure))
+        op = Op(name, overload, arguments, results, place, random, pure)
+        if pure and schema.returns and not any(True for _ in op.made()):
+            return  # a question that Python has its answer to, or an op that gave its argument back
+        self.ops.append(op)
 
     def _keep(self, value: Any, func: Any, place: Place) -> Any:
         if isinstance(value, torch.Tensor):
@@ -395,20 +401,30 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
 # --- running a function to note it -------------------------------------------------------------------------------
 
 
+_switch_lock = threading.Lock()
+_switched = 0
+_before: Any = None
+
+
 @contextlib.contextmanager
 def _as_compiling() -> Iterator[None]:
     """Libraries ask PyTorch whether a graph is being taken, and leave their looks at values out then. The switch is the
     process's; eager code of other threads may leave them out too for the time."""
-    compiler = torch.compiler
-    before = getattr(compiler, "_is_compiling_flag", None)
-    if before is None:
-        yield
-        return
-    compiler._is_compiling_flag = True  # type: ignore[attr-defined]
+    global _switched, _before
+    compiler: Any = torch.compiler
+    with _switch_lock:
+        if _switched == 0:
+            _before = getattr(compiler, "_is_compiling_flag", None)
+        _switched += 1
+        if _before is not None:
+            compiler._is_compiling_flag = True
     try:
         yield
     finally:
-        compiler._is_compiling_flag = before  # type: ignore[attr-defined]
+        with _switch_lock:
+            _switched -= 1
+            if _switched == 0 and _before is not None:
+                compiler._is_compiling_flag = _before
 
 
 def record(run: Callable[[], Any], inputs: Sequence[torch.Tensor]) -> tuple[Recorder, Any]:

@@ -47,14 +47,16 @@ class Shape:
 
 
 def _program(report: dict[str, Any]) -> list[str]:
-    """Numbers and texts of a report by name; of lists, how many there are."""
+    """Numbers of a report by name, how many there are of what it lists, and the fusions."""
     parts = []
     for name, value in report.items():
-        if isinstance(value, (list, dict)):
+        if isinstance(value, list):
             parts.append(f"{len(value)} {name}")
+        elif "bytes" in name and isinstance(value, int):
+            parts.append(f"{name.removesuffix('_bytes').replace('_', ' ')} {_bytes(value)}")
         else:
-            parts.append(f"{name} {_bytes(value) if 'bytes' in name and isinstance(value, int) else value}")
-    return [f"  program: {', '.join(parts)}"]
+            parts.append(f"{name.replace('_', ' ')} {value}")
+    return [f"  program: {', '.join(parts)}", *(f"    {line}" for line in report.get("fusions", []))]
 
 
 def _shape(number: int, shape: Shape) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from typing import NamedTuple
@@ -10,29 +9,9 @@ from typing import NamedTuple
 import pytest
 import rivulet
 import torch
+from plan_support import HOST, Attends, Follows, Found, bert, close, gpt2, mlp, on_mps
 from torch import nn
 from torch.nn import functional
-
-HOST = rivulet.adapter().backend == "host"
-
-
-def close(given, expected):
-    """Equal to float32's tolerance, also inside structures."""
-    torch.testing.assert_close(
-        given.cpu() if isinstance(given, torch.Tensor) else given,
-        expected.cpu() if isinstance(expected, torch.Tensor) else expected,
-        rtol=1e-4,
-        atol=1e-5,
-    )
-
-
-def on_mps(module):
-    return module.to("mps").eval()
-
-
-def mlp():
-    torch.manual_seed(0)
-    return on_mps(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Dropout(0.5), nn.Linear(16, 4)))
 
 
 def agrees(model, *args, calls=3, **kwargs):
@@ -45,18 +24,6 @@ def agrees(model, *args, calls=3, **kwargs):
 
 
 # --- models ---------------------------------------------------------------------------------------------------
-
-
-class Attends(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(16, 48)
-        self.out = nn.Linear(16, 16)
-
-    def forward(self, x, mask=None):
-        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 8)).movedim(-3, 0).transpose(-2, -3)
-        got = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.out(got.transpose(1, 2).flatten(2))
 
 
 class Convolves(nn.Module):
@@ -97,20 +64,6 @@ def test_plan_equals_eager(name):
         assert stats["shapes"][0]["path"] == "CPU kernels without Python"
 
 
-def bert():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    return on_mps(transformers.BertModel(config))
-
-
-def gpt2():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
-    return on_mps(transformers.GPT2LMHeadModel(config))
-
-
 def test_bert_by_keywords_gives_its_model_output():
     torch.manual_seed(0)
     model = bert()
@@ -144,13 +97,6 @@ def test_gpt2():
 class Pair(NamedTuple):
     first: torch.Tensor
     second: int
-
-
-@dataclasses.dataclass
-class Found:
-    value: torch.Tensor
-    note: str = "none"
-    more: dict = dataclasses.field(default_factory=dict)
 
 
 OUTPUTS = {
@@ -274,6 +220,16 @@ def test_rebound_parameters_are_noted_again(rebind):
         close(plan(x), model(x))
     stats = plan.stats()
     assert (stats["rebound"], stats["misses"]) == (1, 1)
+
+
+def test_a_module_that_a_function_closes_over_is_watched():
+    model = mlp()
+    x = torch.randn(3, 8, device="mps")
+    plan = rivulet.capture(lambda x: model(x) + 1, x)
+    model[0].weight = nn.Parameter(torch.randn(16, 8, device="mps"))
+    with torch.no_grad():
+        close(plan(x), model(x) + 1)
+    assert plan.stats()["rebound"] == 1
 
 
 def test_buffers_are_updated_in_place_once_a_call():
@@ -541,206 +497,13 @@ def test_python_goes_on_during_a_long_call():
     assert seconds > 0.02 and max(gaps) < seconds / 2, (seconds, max(gaps), len(gaps))
 
 
-# --- the batch ------------------------------------------------------------------------------------------------
-
-
-class Follows(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = Attends()
-        self.first = nn.Parameter(torch.randn(1, 1, 16))
-
-    def forward(self, x):
-        x = torch.cat([self.first.expand(x.shape[0], -1, -1), x], 1)
-        x = self.attention(x) / x.shape[0] + torch.arange(x.shape[1], device=x.device)[None, :, None]
-        return x.view(x.size(0) * x.size(1), 16), x.mean(1)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 7, 16])
-def test_a_free_batch(batch):
-    torch.manual_seed(0)
-    model = on_mps(Follows())
-    plan = rivulet.capture(model, torch.randn(4, 5, 16, device="mps"), dynamic_batch=True)
-    x = torch.randn(batch, 5, 16, device="mps")
-    with torch.no_grad():
-        for mine, theirs in zip(plan(x), model(x), strict=True):
-            close(mine, theirs)
-    assert plan.stats()["misses"] == 0
-    assert plan.stats()["shapes"][0]["inputs"] == [("batch", 5, 16)]
-
-
-def test_a_free_batch_of_other_rows_is_another_shape():
-    torch.manual_seed(0)
-    model = on_mps(Follows())
-    plan = rivulet.capture(model, torch.randn(4, 5, 16, device="mps"), dynamic_batch=True)
-    with torch.no_grad():
-        for batch, length in [(1, 6), (5, 6), (2, 5)]:
-            x = torch.randn(batch, length, 16, device="mps")
-            close(plan(x)[0], model(x)[0])
-    assert plan.stats()["misses"] == 1
-
-
-def test_bert_with_a_free_batch():
-    torch.manual_seed(0)
-    model = bert()
-    ids = torch.randint(0, 50, (2, 7), device="mps")
-    mask = torch.ones_like(ids)
-    plan = rivulet.capture(model, input_ids=ids, attention_mask=mask, dynamic_batch=True)
-    with torch.no_grad():
-        for batch in (1, 2, 6):
-            ids = torch.randint(0, 50, (batch, 7), device="mps")
-            mask = torch.ones_like(ids)
-            mask[0, 4:] = 0
-            given = plan(input_ids=ids, attention_mask=mask)
-            close(given.last_hidden_state, model(input_ids=ids, attention_mask=mask).last_hidden_state)
-    assert plan.stats()["misses"] == 0
-
-
-def divides(x):
-    return x.sum(0) * (1.0 / x.shape[0])
-
-
-def squares(x):
-    return x.new_zeros(x.shape[0] ** 2)
-
-
-def loops(x):
-    for row in range(x.shape[0]):
-        x = x + row
-    return x
-
-
-def changes(x):
-    return x.add_(1)
-
-
-@pytest.mark.parametrize(
-    ("function", "words"),
-    [(divides, ("aten::mul", "no integer")), (squares, ("aten::new_zeros", "linear")), (loops, ("aten::add", "ops")),
-     (changes, ("in place",))],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
-def test_what_does_not_follow_the_batch_is_refused(function, words):
-    with pytest.raises(rivulet.PlanError) as error:
-        rivulet.capture(function, torch.ones(4, 3, device="mps"), dynamic_batch=True)
-    for word in words:
-        assert word in str(error.value)
-
-
-# --- files ----------------------------------------------------------------------------------------------------
-
-
-def test_a_saved_plan_gives_the_same(tmp_path):
-    torch.manual_seed(0)
-    model = on_mps(Follows())
-    x = torch.randn(3, 5, 16, device="mps")
-    plan = rivulet.capture(model, x, dynamic_batch=True)
-    plan.save(tmp_path / "model.plan")
-    loaded = rivulet.load_plan(tmp_path / "model.plan")
-    for given in (x, torch.randn(1, 5, 16, device="mps")):
-        for mine, theirs in zip(loaded(given), plan(given), strict=True):
-            assert torch.equal(mine.cpu(), theirs.cpu())
-    with pytest.raises(rivulet.PlanError, match="loaded from a file"):
-        loaded(torch.randn(3, 6, 16, device="mps"))
-
-
-def test_a_saved_plan_keeps_structures(tmp_path):
-    def function(x, *, scale, how="plus"):
-        return Found(x * scale, how, {"deep": [x + 1, None, 2.5]})
-
-    x = torch.randn(3, device="mps")
-    plan = rivulet.capture(function, x, scale=2.0)
-    plan(x, scale=3.0, how="minus")
-    plan.save(tmp_path / "model.plan")
-    loaded = rivulet.load_plan(tmp_path / "model.plan")
-    for kwargs in ({"scale": 2.0}, {"scale": 3.0, "how": "minus"}):
-        mine, theirs = loaded(x, **kwargs), plan(x, **kwargs)
-        assert mine.note == theirs.note and torch.equal(mine.value.cpu(), theirs.value.cpu())
-        assert mine.more["deep"][1:] == [None, 2.5]
-
-
-def test_tied_weights_stay_tied_in_a_file(tmp_path):
-    table = torch.randn(4, 4, device="mps")
-    model = lambda x: (x @ table) @ table[1:].t()  # noqa: E731
-    x = torch.randn(2, 4, device="mps")
-    rivulet.capture(model, x).save(tmp_path / "model.plan")
-    assert (tmp_path / "model.plan").stat().st_size < 8192
-    close(rivulet.load_plan(tmp_path / "model.plan")(x), model(x))
-
-
-@pytest.fixture
-def saved(tmp_path):
-    path = tmp_path / "model.plan"
-    rivulet.capture(mlp(), torch.randn(3, 8, device="mps")).save(path)
-    return path
-
-
-def test_every_damaged_byte_is_noticed(saved):
-    data = saved.read_bytes()
-    for place in [0, 3, 9, 17, 30, 60, len(data) // 2, len(data) - 1]:
-        saved.write_bytes(data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :])
-        with pytest.raises(rivulet.PlanFileError):
-            rivulet.load_plan(saved)
-    for length in [0, 5, 55, 100, len(data) - 64]:
-        saved.write_bytes(data[:length])
-        with pytest.raises(rivulet.PlanFileError):
-            rivulet.load_plan(saved)
-
-
-def forge(path, change):
-    """The file with another description and a checksum that fits it."""
-    import hashlib
-    import json
-
-    from rivulet import _plan_file
-
-    data = path.read_bytes()
-    magic, version, nothing, length, _ = _plan_file._HEAD.unpack_from(data)
-    head = _plan_file._HEAD.size
-    content = json.loads(data[head : head + length])
-    start = head + length + len(_plan_file._padding(head + length))
-    change(content)
-    text = json.dumps(content).encode()
-    rest = text + _plan_file._padding(head + len(text)) + data[start:]
-    path.write_bytes(_plan_file._HEAD.pack(magic, version, nothing, len(text), hashlib.sha256(rest).digest()) + rest)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda c: c.update(torch="1.0"), "torch 1.0"),
-        (lambda c: c["variants"][0]["tape"]["ops"][0].update(name="aten::from_file"), "from_file"),
-        (lambda c: c["variants"][0]["tape"]["ops"][0].update(name="evil::run"), "evil::run"),
-        (lambda c: c["variants"][0]["tape"]["ops"][0].update(name="aten::no_such_op"), "no_such_op"),
-        (lambda c: c["variants"][0]["tape"].update(outputs=[12345]), "12345"),
-        (lambda c: c["variants"][0]["tape"]["ops"].reverse(), "before it is made"),
-        (lambda c: c["variants"][0]["tape"]["shared"][0][1].update(sizes=[10**9, 8]), "larger than its memory"),
-        (lambda c: c["variants"][0]["tape"]["shared"][0][1].update(offset=-1), "negative"),
-        (lambda c: c["storages"][0].update(bytes=10**12), "ends within"),
-        (lambda c: c.pop("variants"), "KeyError"),
-    ],
-)
-def test_forged_files_are_refused_in_words(saved, change, words):
-    forge(saved, change)
-    with pytest.raises(rivulet.PlanFileError, match=words):
-        rivulet.load_plan(saved)
-
-
-def test_foreign_files_are_refused(tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "model.pt")
-    with pytest.raises(rivulet.PlanFileError, match="is no plan"):
-        rivulet.load_plan(tmp_path / "model.pt")
-    with pytest.raises(FileNotFoundError):
-        rivulet.load_plan(tmp_path / "none")
-
-
 # --- what is told ---------------------------------------------------------------------------------------------
 
 
 def test_explain_names_ops_lines_and_weights():
     model = on_mps(Follows())
     text = rivulet.capture(model, torch.randn(4, 5, 16, device="mps"), dynamic_batch=True).explain()
-    assert "aten::linear" in text and "test_plan.py" in text and "tensors of the module" in text and "batch" in text
+    assert "aten::linear" in text and "plan_support.py" in text and "tensors of the module" in text and "batch" in text
     if HOST:
         assert "CPU kernels without Python" in text
 
