@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import functools
 import itertools
 import queue
 import threading
@@ -193,6 +194,7 @@ class Core:
                 worker.start()
                 self._workers.append(worker)
             _with_workers.add(self)
+            _serve_before_exit()
 
     def _work(self) -> None:
         turn = BatchTurn()
@@ -238,7 +240,12 @@ def _starts(request: Request) -> bool:
 _with_workers: weakref.WeakSet[Core] = weakref.WeakSet()
 
 
-@atexit.register
+@functools.cache
+def _serve_before_exit() -> None:
+    # Not when this module is loaded: such functions run last to first, and the device's own end comes after this.
+    atexit.register(_at_exit)
+
+
 def _at_exit() -> None:
     # What was submitted is served before the interpreter goes, as concurrent.futures does.
     cores = list(_with_workers)
