@@ -116,7 +116,7 @@ def test_padding_has_the_value_that_was_asked_for_by_name():
         seen.clear()
         gated.go()
         assert [future.result(LONG).tolist() for future in futures] == [[[1.0, 1.0]], [[1.0, 1.0, 1.0]]]
-    ids, other = seen[0]
+    ids, other = seen[1]
     assert ids.tolist() == [[1, 1, 7], [1, 1, 1]] and other[0].tolist() == [[1, 1], [1, 1], [0, 0]]
 
 
