@@ -34,11 +34,10 @@ class RequestFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         if not super().cancel():
             return False
         core, request, ticket = self._core, self._request, self._ticket
-        if core is not None and request is not None and ticket is not None:
+        if core is not None and request is not None and ticket is not None and ticket.cancel():
+            # No runner will come to it: who waits for several futures has to be told here.
             core.pending.pop(request.token, None)
-            if ticket.cancel():
-                # No runner will come to it: who waits for several futures has to be told here.
-                self.set_running_or_notify_cancel()
+            self.set_running_or_notify_cancel()
         return True
 
 
