@@ -38,7 +38,12 @@ class RequestFuture(concurrent.futures.Future):  # type: ignore[type-arg]
             # No runner will come to it: who waits for several futures has to be told here.
             core.pending.pop(request.token, None)
             self.set_running_or_notify_cancel()
+            self.forget()
         return True
+
+    def forget(self) -> None:
+        """Lets go of the request: it holds the future too, and its tensors would stay until the next collection."""
+        self._core = self._request = self._ticket = None
 
 
 class Core:
@@ -93,7 +98,11 @@ class Core:
         finally:
             self.pending.pop(token, None)
         if request.error is not None:
-            raise request.error
+            try:
+                raise request.error
+            finally:
+                # The error holds this frame.
+                del request
         if not request.is_done():
             self._refused(turn.verdict, timeout)
         return request.result
@@ -196,12 +205,12 @@ class Core:
     def _resolve(self, request: Request) -> None:
         self.pending.pop(request.token, None)
         future = request.future
-        if not request.started or future.done():
-            return
-        if request.error is not None:
-            future.set_exception(request.error)
-        elif request.is_done():
-            future.set_result(request.result)
+        if request.started and not future.done():
+            if request.error is not None:
+                future.set_exception(request.error)
+            elif request.is_done():
+                future.set_result(request.result)
+        future.forget()
 
     # --- workers --------------------------------------------------------------------------------------------
 

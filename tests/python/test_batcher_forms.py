@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import queue
 import random
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 import rivulet
@@ -108,6 +110,23 @@ def test_a_dropped_batcher_serves_what_was_submitted_and_its_workers_end():
     assert [future.result(LONG)[0, 0].item() for future in futures] == [1, 2, 3]
     del futures
     until(lambda: threading.active_count() <= before)
+
+
+def test_inputs_are_let_go_when_a_call_is_done():
+    batcher = rivulet.Batcher(lambda x: x + 1)
+    gc.collect()
+    gc.disable()
+    try:
+        inputs = [rows(1, 1) for _ in range(3)]
+        alive = [weakref.ref(x) for x in inputs]
+        future = batcher.submit(inputs[0])
+        assert future.result(LONG) is not None and batcher(inputs[1]) is not None
+        asyncio.run(batcher.acall(inputs[2]))
+        batcher.close()
+        del inputs
+        assert [x() for x in alive] == [None] * 3
+    finally:
+        gc.enable()
 
 
 # --- many at once ---
