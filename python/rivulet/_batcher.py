@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import functools
 import itertools
 import queue
 import threading
@@ -33,12 +34,16 @@ class RequestFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         if not super().cancel():
             return False
         core, request, ticket = self._core, self._request, self._ticket
-        if core is not None and request is not None and ticket is not None:
+        if core is not None and request is not None and ticket is not None and ticket.cancel():
+            # No runner will come to it: who waits for several futures has to be told here.
             core.pending.pop(request.token, None)
-            if ticket.cancel():
-                # No runner will come to it: who waits for several futures has to be told here.
-                self.set_running_or_notify_cancel()
+            self.set_running_or_notify_cancel()
+            self.forget()
         return True
+
+    def forget(self) -> None:
+        """Lets go of the request: it holds the future too, and its tensors would stay until the next collection."""
+        self._core = self._request = self._ticket = None
 
 
 class Core:
@@ -48,6 +53,9 @@ class Core:
         self.joiner = joiner
         self.name = name
         self.queue = CallQueue(**options)
+        # A call in a queue costs a few microseconds, of which each look-up of a name is a part.
+        self._handle = self.queue.handle
+        self._call, self._end, self._fail = self.queue.c_call, self.queue.c_end, self.queue.fail
         #: Requests that may be in a batch, by token.
         self.pending: dict[int, Request] = {}
         self.retried = 0
@@ -64,7 +72,8 @@ class Core:
 
     def call(self, request: Request, timeout: float | None) -> Any:
         """Has a request run, by this thread or another, and waits for it."""
-        if get_ident() in self._running:
+        me = get_ident()
+        if me in self._running:
             raise RuntimeError(
                 f"{self.name}: called from inside its own model, which would wait for itself; call the inner model there"
             )
@@ -74,9 +83,14 @@ class Core:
         turn = BatchTurn()
         self.pending[token] = request
         try:
-            self.queue.call(turn, token, request.hash, rows, self._refuses, timeout_us)
+            status = self._call(self._handle, token, request.hash, rows, self._refuses, timeout_us, turn)
+            if status:
+                self._fail(status)
             if turn.verdict == RUN:
-                self._run(turn)
+                if turn.count > 1:
+                    self._run(turn)
+                else:
+                    return self._run_own(request, turn, me)
         except BaseException:
             # Also where a signal handler raised between two lines: the others must not wait for this thread.
             self.queue.end(turn, False)
@@ -84,7 +98,11 @@ class Core:
         finally:
             self.pending.pop(token, None)
         if request.error is not None:
-            raise request.error
+            try:
+                raise request.error
+            finally:
+                # The error holds this frame.
+                del request
         if not request.is_done():
             self._refused(turn.verdict, timeout)
         return request.result
@@ -124,6 +142,20 @@ class Core:
         raise RuntimeError(f"{self.name}: a batch ended without a result for this call; please report this")
 
     # --- runs -----------------------------------------------------------------------------------------------
+
+    def _run_own(self, request: Request, turn: BatchTurn, me: int) -> Any:
+        """Runs the caller's own request, which is alone."""
+        self._running.add(me)
+        try:
+            result = self.joiner.run_single(request)
+        except Exception:
+            # Its own error is its result.
+            self._end(turn, True)
+            raise
+        finally:
+            self._running.discard(me)
+        self._end(turn, True)
+        return result
 
     def _run(self, turn: BatchTurn) -> None:
         """Runs the turn's batch and ends it."""
@@ -173,12 +205,12 @@ class Core:
     def _resolve(self, request: Request) -> None:
         self.pending.pop(request.token, None)
         future = request.future
-        if not request.started or future.done():
-            return
-        if request.error is not None:
-            future.set_exception(request.error)
-        elif request.is_done():
-            future.set_result(request.result)
+        if request.started and not future.done():
+            if request.error is not None:
+                future.set_exception(request.error)
+            elif request.is_done():
+                future.set_result(request.result)
+        future.forget()
 
     # --- workers --------------------------------------------------------------------------------------------
 
@@ -193,6 +225,7 @@ class Core:
                 worker.start()
                 self._workers.append(worker)
             _with_workers.add(self)
+            _serve_before_exit()
 
     def _work(self) -> None:
         turn = BatchTurn()
@@ -238,7 +271,12 @@ def _starts(request: Request) -> bool:
 _with_workers: weakref.WeakSet[Core] = weakref.WeakSet()
 
 
-@atexit.register
+@functools.cache
+def _serve_before_exit() -> None:
+    # Not when this module is loaded: such functions run last to first, and the device's own end comes after this.
+    atexit.register(_at_exit)
+
+
 def _at_exit() -> None:
     # What was submitted is served before the interpreter goes, as concurrent.futures does.
     cores = list(_with_workers)

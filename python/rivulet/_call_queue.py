@@ -52,9 +52,10 @@ class CallQueue:
     ) -> None:
         native = _load.native()
         c = self._c = native.c
-        self._fail = native.fail
-        self._call, self._submit = c["rivulet_batch_call"], c["rivulet_batch_submit"]
-        self._end, self._free = c["rivulet_batch_end"], c["rivulet_batch_free"]
+        self.fail = native.fail
+        #: `rivulet_batch_call` and `rivulet_batch_end` themselves, for callers that count microseconds.
+        self.c_call, self.c_end = c["rivulet_batch_call"], c["rivulet_batch_end"]
+        self._submit, self._free = c["rivulet_batch_submit"], c["rivulet_batch_free"]
         out = c_void_p()
         status = c["rivulet_batch_new"](max_batch, max_in_flight, max_queue, max_wait_us, regroup, out)
         if status:
@@ -67,12 +68,6 @@ class CallQueue:
         if handle is not None:
             self._free(handle)
 
-    def call(self, turn: BatchTurn, token: int, key: int, rows: int, refuse: bool, timeout_us: int) -> None:
-        """Fills the turn; its verdict is any but ``QUEUED``."""
-        status = self._call(self.handle, token, key, rows, refuse, timeout_us, turn)
-        if status:
-            self._fail(status)
-
     def submit(
         self, turn: BatchTurn, token: int, key: int, rows: int, refuse: bool, wait: bool, timeout_us: int
     ) -> Ticket | None:
@@ -80,19 +75,19 @@ class CallQueue:
         out = c_void_p()
         status = self._submit(self.handle, token, key, rows, refuse, wait, timeout_us, out, turn)
         if status:
-            self._fail(status)
+            self.fail(status)
         return Ticket(self._c, out.value) if turn.verdict == QUEUED else None
 
     def serve(self, turn: BatchTurn) -> bool:
         """Waits for a batch of submitted requests; False once the queue is closed and empty."""
         status = self._c["rivulet_batch_serve"](self.handle, turn)
         if status:
-            self._fail(status)
+            self.fail(status)
         return bool(turn.verdict == RUN)
 
     def end(self, turn: BatchTurn, served: bool) -> None:
         """Ends the turn's run where it has one: with its members' results, or to have others run it."""
-        self._end(turn, served)
+        self.c_end(turn, served)
 
     def close(self) -> None:
         """Takes no more requests."""

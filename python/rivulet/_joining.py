@@ -17,6 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from . import _load
+from ._native import NO_STREAM
 
 if TYPE_CHECKING:
     from ._padding import Padding
@@ -39,26 +40,28 @@ class CannotSplit(Exception):
 class Request:
     """One call: what it brought along, and what becomes of it."""
 
-    __slots__ = ("args", "deadline", "error", "future", "hash", "key", "kwargs", "leaves", "length", "long", "mask")
-    __slots__ += ("mode", "result", "rows", "spec", "started", "token")
+    # Defaults of the class: a call sets few of them.
+    spec: Any = None
+    mode: Any = None
+    key: Any = None
+    """Equal keys may be joined."""
+    hash = 0
+    rows = 1
+    length: int | None = None
+    long: Sequence[bool] | None = None
+    mask: Any = None
+    result: Any = _UNSET
+    error: BaseException | None = None
+    future: Any = None
+    started = False
+    deadline: float | None = None
+    token = 0
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.args, self.kwargs = args, kwargs
-        #: The values in the arguments, in order, and how to build the arguments of them; without the latter they are
-        #: the arguments.
+        #: The values in the arguments, in order; `spec` tells how to build the arguments of them. Without it they are the
+        #: arguments.
         self.leaves: Sequence[Any] = args
-        self.spec: Any = None
-        self.mode: Any = None
-        #: Equal keys may be joined.
-        self.key: Any = None
-        self.hash = 0
-        self.rows = 1
-        self.result: Any = _UNSET
-        self.error: BaseException | None = None
-        self.future: Any = None
-        self.started = False
-        self.deadline: float | None = None
-        self.token = 0
 
     def is_done(self) -> bool:
         """True where it has a result or an error."""
@@ -77,7 +80,7 @@ class Joiner:
         #: Of padded calls: which tensors of the output are to be cut, by key.
         self._long_outputs: dict[Any, list[bool]] = {}
         native = _load.native()
-        self._current, self._synchronize = native.stream_current, native.stream_synchronize
+        self._fail, self._synchronize_stream = native.fail, native.c["rivulet_stream_synchronize"]
 
     # --- requests -------------------------------------------------------------------------------------------
 
@@ -88,13 +91,14 @@ class Joiner:
             ValueError: for tensors that cannot be rows of a batch.
         """
         request = Request(args, kwargs)
-        request.mode = _autocast()
+        if torch.is_autocast_enabled("mps"):
+            request.mode = torch.get_autocast_dtype("mps")
         parts: list[Any] = [request.mode]
         long: Sequence[bool] | None = None
         if self._padding is not None:
             self._padding.prepare(request, parts)
             long = request.long
-        elif kwargs or not all(type(x) is Tensor for x in args):
+        elif kwargs or not _flat(args):
             # The order of keywords means nothing.
             kwargs = dict(sorted(kwargs.items()))
             request.leaves, request.spec = pytree.tree_flatten((args, kwargs))
@@ -145,23 +149,37 @@ class Joiner:
 
         Raises whatever the model raises.
         """
+        if len(requests) == 1:
+            return [self.run_single(requests[0])]
+        self._check_mode()
+        try:
+            results: list[Any] = _in_mode(requests[0].mode, self.run_joined, requests)
+        except CannotSplit:
+            self.keep_apart(requests[0].key)
+            raise
+        if _on_device(results[0]):
+            self._synchronize()
+        return results
+
+    def run_single(self, request: Request) -> Any:
+        """Runs one request by itself; its result, complete on the device."""
+        self._check_mode()
+        result = _in_mode(request.mode, self.run_alone, request)
+        if _on_device(result):
+            self._synchronize()
+        return result
+
+    def _check_mode(self) -> None:
         if self._module is not None and self._module.training:
             raise RuntimeError(
                 "the model is in training mode, in which the rows of a batch change one another's results: call "
                 "model.eval() first"
             )
-        with _modes(requests[0].mode):
-            if len(requests) == 1:
-                results = [self.run_alone(requests[0])]
-            else:
-                try:
-                    results = self.run_joined(requests)
-                except CannotSplit:
-                    self.keep_apart(requests[0].key)
-                    raise
-        if _on_device(results[0]):
-            self._synchronize(self._current())
-        return results
+
+    def _synchronize(self) -> None:
+        status = self._synchronize_stream(NO_STREAM)
+        if status:
+            self._fail(status)
 
     def run_alone(self, request: Request) -> Any:
         """One call as it came."""
@@ -208,6 +226,13 @@ class Joiner:
         if len(self._apart) >= _REMEMBERED:
             self._apart.clear()
         self._apart.add(key)
+
+
+def _flat(args: tuple[Any, ...]) -> bool:
+    for x in args:
+        if type(x) is not Tensor:
+            return False
+    return True
 
 
 # --- outputs ------------------------------------------------------------------------------------------------
@@ -284,18 +309,20 @@ def _on_device(result: Any) -> bool:
 # --- the calling thread's modes -----------------------------------------------------------------------------
 
 
-def _autocast() -> Any:
-    """What decides of types on the calling thread; a run has its members' and not its thread's."""
-    return torch.get_autocast_dtype("mps") if torch.is_autocast_enabled("mps") else None
-
-
-@contextlib.contextmanager
-def _modes(autocast: Any) -> Iterator[None]:
+def _in_mode(autocast: Any, run: Callable[[Any], Any], what: Any) -> Any:
+    """Runs something without gradients and under the autocast of its requests, whatever the modes of this thread are."""
+    if autocast is None and not torch.is_autocast_enabled("mps") and not torch.is_inference_mode_enabled():
+        # The usual case, in a fraction of the time of a context manager.
+        records = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            return run(what)
+        finally:
+            torch._C._set_grad_enabled(records)
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             # The others' results must not be inference tensors because this thread's may.
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        if autocast is not None or torch.is_autocast_enabled("mps"):
-            stack.enter_context(torch.autocast("mps", dtype=autocast, enabled=autocast is not None))
-        yield
+        stack.enter_context(torch.autocast("mps", dtype=autocast, enabled=autocast is not None))
+        return run(what)

@@ -85,7 +85,8 @@ def test_sequences_are_padded_with_a_mask_and_cut_back(own_mask):
             mean, twice = future.result(LONG)
             torch.testing.assert_close(mean, kept.mean(1))
             assert torch.equal(twice, 2 * x)
-    assert model.batches == [[(6, 6, 2), (6, 6)]]
+    # The first time one call is run alone too, to see which outputs have a length.
+    assert [shapes[0] for shapes in model.batches] == [(6, 6, 2), (1, 3, 2)]
 
 
 def gated_signature(model):
@@ -115,7 +116,7 @@ def test_padding_has_the_value_that_was_asked_for_by_name():
         seen.clear()
         gated.go()
         assert [future.result(LONG).tolist() for future in futures] == [[[1.0, 1.0]], [[1.0, 1.0, 1.0]]]
-    ids, other = seen[-1]
+    ids, other = seen[1]
     assert ids.tolist() == [[1, 1, 7], [1, 1, 1]] and other[0].tolist() == [[1, 1], [1, 1], [0, 0]]
 
 

@@ -57,19 +57,21 @@ impl<F: Fn(&[u64]) -> Result<(), String> + Send + Sync> Work for Squares<F> {
     }
 }
 
+/// What a run does before it squares.
+type During<'a> = Box<dyn Fn(&[u64]) -> Result<(), String> + Send + Sync + 'a>;
+
 /// A batcher whose first run, of the number 99, lasts until the gate is opened; what the others are is queued then, in
 /// the order of the list.
 fn behind_a_gate<T: Send>(
     options: Options,
     queued: &[u64],
     during: impl Fn(&[u64]) -> Result<(), String> + Send + Sync,
-    call: impl Fn(&Batcher<Squares<Box<dyn Fn(&[u64]) -> Result<(), String> + Send + Sync + '_>>>, u64) -> T
-    + Sync,
+    call: impl Fn(&Batcher<Squares<During<'_>>>, u64) -> T + Sync,
 ) -> (Vec<Vec<u64>>, Vec<T>) {
     let (open, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(Rank::POOL, gate);
     let during = &during;
-    let around: Box<dyn Fn(&[u64]) -> Result<(), String> + Send + Sync + '_> = Box::new(move |inputs| {
+    let around: During<'_> = Box::new(move |inputs| {
         if inputs == [99] {
             gate.lock().recv().unwrap();
         }
