@@ -4,10 +4,48 @@
 #include <ATen/native/Resize.h>
 #include <ATen/native/TypeProperties.h>
 
+#include "native/joining.h"
 #include "native/nested.h"
 #include "native/scope.h"
+#include "native/views.h"
+#include "runtime/allocator.h"
+#include "runtime/status.h"
 
 namespace rivulet {
+
+namespace {
+
+// All elements of a dense tensor as one row; `count` has to live as long.
+bool as_row(const at::Tensor& tensor, int64_t& count, rivulet_view& view) {
+  static constexpr int64_t kStride = 1;
+  auto* block = tensor.is_mps() && tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg()
+      ? block_of(*tensor.storage().unsafeGetStorageImpl())
+      : nullptr;
+  count = tensor.numel();
+  view = {block, tensor.const_data_ptr(), &count, &kStride, {}, 1, dtype_of(tensor.scalar_type())};
+  return block != nullptr && view.dtype != RIVULET_NO_DTYPE;
+}
+
+} // namespace
+
+bool join_rows(const at::Tensor& out, at::ArrayRef<at::Tensor> tensors) {
+  c10::SmallVector<rivulet_view, 32> views(tensors.size() + 1);
+  c10::SmallVector<int64_t, 32> counts(tensors.size() + 1);
+  if (!as_row(out, counts[0], views[0])) {
+    return false;
+  }
+  size_t used = 1;
+  for (const auto& tensor : tensors) {
+    if (tensor.scalar_type() != out.scalar_type()) {
+      return false;
+    }
+    if (tensor.numel() != 0 && !as_row(tensor, counts[used], views[used])) {
+      return false;
+    }
+    used += tensor.numel() != 0 ? 1 : 0;
+  }
+  return taken(rivulet_join(&views[0], views.data() + 1, used - 1));
+}
 
 namespace {
 
@@ -59,6 +97,15 @@ std::optional<Layout> layout_of(const at::MaterializedITensorListRef& tensors, i
 }
 
 void join(const Tensor& out, const at::MaterializedITensorListRef& tensors, int64_t dim) {
+  if (out.is_contiguous() && std::all_of(out.sizes().begin(), out.sizes().begin() + dim, [](int64_t s) { return s == 1; })) {
+    c10::SmallVector<Tensor, 8> parts;
+    for (const Tensor& tensor : tensors) {
+      parts.push_back(tensor);
+    }
+    if (join_rows(out, parts)) {
+      return;
+    }
+  }
   int64_t start = 0;
   for (const Tensor& tensor : tensors) {
     if (counts(tensor)) {

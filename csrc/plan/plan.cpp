@@ -4,13 +4,6 @@
 
 namespace rivulet::plan {
 
-namespace {
-
-// What an attempt fails for may lie in one call's inputs, such as two that share memory.
-constexpr uint32_t kAttempts = 3;
-
-} // namespace
-
 Variant::Variant(Tape tape, uint32_t structure, uint64_t id, size_t max_programs)
     : tape_(std::move(tape)),
       path_(path_of(tape_)),

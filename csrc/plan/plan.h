@@ -11,6 +11,9 @@
 
 namespace rivulet::plan {
 
+// Attempts to make a program: what one fails for may lie in one call's inputs, such as two that share memory.
+constexpr uint32_t kAttempts = 3;
+
 // One tape with its frames. The frames are handed out and taken back under the GIL.
 class Variant {
  public:

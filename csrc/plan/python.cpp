@@ -11,6 +11,7 @@
 #include <string>
 
 #include "plan/interpreter.h"
+#include "plan/joined.h"
 #include "plan/plan.h"
 #include "rivulet.h"
 #include "rivulet_adaptor.h"
@@ -73,6 +74,8 @@ struct Shell {
 struct PythonPlan {
   Plan plan;
   std::vector<Shell> shells;
+  // Where the calls of threads are joined.
+  std::shared_ptr<Joined> joined;
   // A call of plain tensors: so many by position, then these by name. Its structure has the number 0.
   bool plain = false;
   size_t positional = 0;
@@ -103,6 +106,9 @@ struct PythonPlan {
       (gone(shell) ? ended : kept).push_back(std::move(shell));
     }
     shells.swap(kept);
+    if (joined) {
+      joined->keep(plan.variants());
+    }
   }
 };
 
@@ -214,7 +220,9 @@ Object shaped(PyObject* self, const Found& found, std::vector<at::Tensor>&& outp
 }
 
 // Runs a variant that fits. Everything but the running itself happens with the GIL held.
-std::vector<at::Tensor> run(PythonPlan& plan, Variant& variant, const Tensors& inputs, int64_t batch) {
+std::vector<at::Tensor> run(
+    PythonPlan& plan, const std::shared_ptr<Variant>& found, const Tensors& inputs, int64_t batch) {
+  Variant& variant = *found;
   ++plan.plan.stats().calls;
   auto label = plan.plan.label();
   std::vector<at::Tensor> outputs;
@@ -233,6 +241,14 @@ std::vector<at::Tensor> run(PythonPlan& plan, Variant& variant, const Tensors& i
       std::rethrow_exception(error);
     }
   };
+  if (auto joined = plan.joined; joined && batch > 0 && Joined::fits(variant.tape())) {
+    without_gil([&] {
+      outputs = joined->call(found, {inputs.begin(), inputs.end()}, batch, label);
+      return true;
+    });
+    finish();
+    return outputs;
+  }
   if (auto program = variant.program(batch)) {
     bool done = without_gil([&] { return program->run(inputs.data(), inputs.size(), outputs); });
     finish();
@@ -342,7 +358,7 @@ PyObject* call(PyObject* self, PyObject* arguments, PyObject* named) {
   }
   return guarded([&] {
     ++plan->plan.stats().hits;
-    return shaped(self, found, run(*plan, *found.variant, inputs, found.batch));
+    return shaped(self, found, run(*plan, found.variant, inputs, found.batch));
   });
 }
 
@@ -477,7 +493,7 @@ Object run_flat(PyObject* const* arguments) {
     return none();
   }
   Object description = Object::borrowed(plan.shell_of(*found.variant)->description.get());
-  Object outputs = in_tuple(run(plan, *found.variant, inputs, found.batch));
+  Object outputs = in_tuple(run(plan, found.variant, inputs, found.batch));
   Object result(require(interpreter().PyTuple_New(2)));
   set(result, 0, std::move(description));
   set(result, 1, std::move(outputs));
@@ -499,6 +515,14 @@ Object drop(PyObject* const* arguments) {
   return none();
 }
 
+// join_calls(plan, max_batch, max_in_flight, max_queue, max_wait_us, regroup, spin_us)
+Object join_calls(PyObject* const* arguments) {
+  auto at = [&](size_t index) { return static_cast<uint64_t>(integer(arguments[index])); };
+  plan_of(arguments[0]).joined =
+      std::make_shared<Joined>(JoinOptions{at(1), at(2), at(3), at(4), at(5) != 0, at(6)});
+  return none();
+}
+
 Object numbers(std::initializer_list<uint64_t> values) {
   Object tuple(require(interpreter().PyTuple_New(static_cast<intptr_t>(values.size()))));
   intptr_t index = 0;
@@ -512,6 +536,12 @@ Object numbers(std::initializer_list<uint64_t> values) {
 Object stats(PyObject* const* arguments) {
   const auto& stats = plan_of(arguments[0]).plan.stats();
   return numbers({stats.calls, stats.hits, stats.misses, stats.evictions, stats.rebound});
+}
+
+// joined_stats(plan) -> JSON text, or None where calls are not joined
+Object joined_stats(PyObject* const* arguments) {
+  const auto& joined = plan_of(arguments[0]).joined;
+  return joined ? of_text(joined->stats()) : none();
 }
 
 // variants(plan) -> ((number, path, frames, programs, why there is none), ...), the latest used first
@@ -564,6 +594,7 @@ PyObject* surface() {
       definition<open, 3>("open"),           definition<set_plain, 3>("set_plain"), definition<add, 8>("add"),
       definition<run_flat, 3>("run"),        definition<note, 2>("note"),           definition<drop, 1>("drop"),
       definition<stats, 1>("stats"),         definition<variants, 1>("variants"),   definition<programs, 2>("programs"),
+      definition<join_calls, 7>("join_calls"), definition<joined_stats, 1>("joined_stats"),
       definition<calibrate, 2>("calibrate"),
   };
   static PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(&call)}, {0, nullptr}};

@@ -13,6 +13,7 @@
 #include "aten/host_scope.h"
 #include "aten/random.h"
 #include "native/scope.h"
+#include "plan/below_autograd.h"
 #include "runtime/allocator.h"
 
 namespace rivulet::plan {
@@ -63,13 +64,6 @@ bool on_device(const Tape& tape) {
       std::any_of(tape.shared.begin(), tape.shared.end(), [&](auto& one) { return one.tensor.is_mps(); }) ||
       std::any_of(tape.outputs.begin(), tape.outputs.end(), [&](auto& output) { return output.on_device; });
 }
-
-// What a plan leaves out: autograd, and what the user's Python has switched on for eager ops.
-struct BelowAutograd {
-  c10::impl::ExcludeDispatchKeyGuard keys{
-      c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset};
-  at::AutoGradMode no_grad{false};
-};
 
 } // namespace
 

@@ -57,7 +57,8 @@ class CallQueue:
         self.c_call, self.c_end = c["rivulet_batch_call"], c["rivulet_batch_end"]
         self._submit, self._free = c["rivulet_batch_submit"], c["rivulet_batch_free"]
         out = c_void_p()
-        status = c["rivulet_batch_new"](max_batch, max_in_flight, max_queue, max_wait_us, regroup, out)
+        # A thread that polls would hold the GIL, which the runner needs.
+        status = c["rivulet_batch_new"](max_batch, max_in_flight, max_queue, max_wait_us, regroup, 0, out)
         if status:
             native.fail(status)
         self.handle = out.value

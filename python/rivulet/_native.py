@@ -90,7 +90,10 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_set_memory_fraction": (_STATUS, (c_double,)),
     "rivulet_fallback_json": (_STATUS, (_TEXT,)),
     "rivulet_fallback_reset": (None, ()),
-    "rivulet_batch_new": (_STATUS, (c_uint64, c_uint64, c_uint64, c_uint64, c_int32, POINTER(c_void_p))),
+    "rivulet_batch_new": (
+        _STATUS,
+        (c_uint64, c_uint64, c_uint64, c_uint64, c_int32, c_uint64, POINTER(c_void_p)),
+    ),
     "rivulet_batch_free": (None, (c_void_p,)),
     "rivulet_batch_call": (
         _STATUS,

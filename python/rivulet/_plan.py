@@ -13,14 +13,18 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import _load, _plan_explain, _plan_file, _plan_tree
+from ._call_queue import UNLIMITED
 from ._plan_capture import record
 from ._plan_tape import BATCHES, PlanError, Tape, follow_batch
 from ._plan_tree import Tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_SHAPES = 16
 
@@ -36,7 +40,21 @@ def _surface() -> tuple[Any, ...]:
     return made
 
 
-(_Base, _open, _set_plain, _add, _run, _note, _drop, _stats, _variants, _programs, _) = _surface()
+(
+    _Base,
+    _open,
+    _set_plain,
+    _add,
+    _run,
+    _note,
+    _drop,
+    _stats,
+    _variants,
+    _programs,
+    _join_calls,
+    _joined_stats,
+    _,
+) = _surface()
 
 _TENSOR, _TUPLE, _LIST, _REBUILT = range(4)
 _HOST, _OPS, _DEVICE = range(3)
@@ -283,9 +301,47 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
 
     # --- what people ask --------------------------------------------------------------------------------------
 
+    def coalesce(
+        self,
+        *,
+        max_batch: int = 64,
+        max_in_flight: int = 1,
+        max_queue: int | None = None,
+        max_wait_us: float = 0,
+        regroup: bool = True,
+        spin_us: float = 50,
+    ) -> Self:
+        """From now on, calls of several threads are joined on dimension 0 and run as one; gives the plan.
+
+        A call that comes while none runs starts at once; those that come meanwhile run next, together, in the order of
+        arrival. Each caller gets its own rows, a view of the batch's, and its own error. The result is complete on the
+        device when the call returns. Calls that have a tensor without the batch, or another shape beside it, run by
+        themselves. To be called before threads use the plan; the plan needs `dynamic_batch`.
+
+        Args:
+            max_batch: rows of a batch, at most. A call that has more runs by itself.
+            max_in_flight: batches that run at a time.
+            max_queue: calls that wait, at most; further ones wait for room. None for any number.
+            max_wait_us: how long a call waits for its batch to become full, in microseconds.
+            regroup: whether a batch waits a little for the callers of the batch before it to come back.
+            spin_us: how long a waiting thread polls before it sleeps, in microseconds.
+        """
+        if not self._dynamic:
+            raise ValueError("coalesce joins calls on dimension 0, which is fixed: capture with dynamic_batch=True")
+        for option, value in (("max_batch", max_batch), ("max_in_flight", max_in_flight), ("max_queue", max_queue)):
+            if (option, value) != ("max_queue", None) and not (isinstance(value, int) and value > 0):
+                raise ValueError(f"{option} must be an integer > 0, got {value!r}")
+        for option, time in (("max_wait_us", max_wait_us), ("spin_us", spin_us)):
+            if not 0 <= time < 1e12:
+                raise ValueError(f"{option} must be >= 0 microseconds and < 1e12, got {time!r}")
+        queue = UNLIMITED if max_queue is None else max_queue
+        _join_calls(self, max_batch, max_in_flight, queue, int(max_wait_us), int(regroup), int(spin_us))
+        return self
+
     def stats(self) -> dict[str, Any]:
         """Counts since the plan was made: calls, hits (a tape fitted), misses (one had to be taken), evictions, rebound
-        (a tensor of the module was exchanged); and the shapes that are kept now, the latest used first."""
+        (a tensor of the module was exchanged); the shapes that are kept now, the latest used first; and where calls are
+        joined, the figures of their batches as :meth:`rivulet.Batcher.stats` gives them."""
         calls, hits, misses, evictions, rebound = _stats(self)
         shapes = [
             {
@@ -305,6 +361,7 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
             "evictions": evictions,
             "rebound": rebound,
             "shapes": shapes,
+            "joined": json.loads(_joined_stats(self) or "null"),
         }
 
     def explain(self) -> str:
@@ -444,6 +501,7 @@ def capture(
     *args: Any,
     dynamic_batch: bool = False,
     max_shapes: int = MAX_SHAPES,
+    coalesce: bool = False,
     **kwargs: Any,
 ) -> Plan:
     """Notes what `function` does with these arguments, and gives a plan of it.
@@ -455,6 +513,8 @@ def capture(
     Args:
         dynamic_batch: dimension 0 of every tensor argument with as many rows as the first one is free.
         max_shapes: so many tapes are kept; the one that was not used for longest goes first.
+        coalesce: joins the calls of several threads, see :meth:`Plan.coalesce`, which takes settings; `dynamic_batch` with
+            it.
 
     Raises:
         PlanError: where the function cannot become a plan. The text names the op and the line.
@@ -462,7 +522,7 @@ def capture(
     if max_shapes < 1:
         raise ValueError(f"max_shapes={max_shapes}: at least 1")
     name = type(function).__name__ if isinstance(function, torch.nn.Module) else getattr(function, "__qualname__", "")
-    plan = Plan(function, name or "plan", dynamic_batch, max_shapes)
+    plan = Plan(function, name or "plan", dynamic_batch or coalesce, max_shapes)
     leaves, tree = _plan_tree.flatten((args, dict(sorted(kwargs.items()))))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     with torch.no_grad():
@@ -470,4 +530,4 @@ def capture(
     others = tuple((i, type(leaf), leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, torch.Tensor))
     with plan._lock:
         plan._take(tree, others, leaves)
-    return plan
+    return plan.coalesce() if coalesce else plan

@@ -246,6 +246,8 @@ int32_t rivulet_pad(int32_t replicate, int32_t backward, const rivulet_view *out
 /* activation: of rivulet_pointwise_op, or RIVULET_NO_OP. */
 int32_t rivulet_matmul(const rivulet_view *out, const rivulet_view *a, const rivulet_view *b, const rivulet_view *bias,
                        double alpha, double beta, uint32_t activation);
+/* Dense inputs of one type one after another into dense out. */
+int32_t rivulet_join(const rivulet_view *out, const rivulet_view *inputs, size_t count);
 int32_t rivulet_gather(const rivulet_view *out, const rivulet_view *x, uint32_t dim, const rivulet_view *index);
 /* kind: 0 assign, 1 add, 2 multiply, 3 maximum, 4 minimum. source null: `value` instead. */
 int32_t rivulet_scatter(uint32_t kind, const rivulet_view *out, uint32_t dim, const rivulet_view *index,
@@ -292,9 +294,10 @@ typedef struct {
   uint64_t count;
   uint32_t verdict;        /* enum rivulet_batch_verdict */
 } rivulet_batch_turn;
-/* Limits are > 0. regroup: a runner waits for the members of the batch before it to come back. */
+/* Limits are > 0. regroup: a runner waits for the members of the batch before it to come back. spin_us: how long a
+ * waiting thread polls before it sleeps; 0 for callers that hold the GIL. */
 int32_t rivulet_batch_new(uint64_t max_batch, uint64_t max_in_flight, uint64_t max_queue, uint64_t max_wait_us,
-                          int32_t regroup, rivulet_batch_queue **queue);
+                          int32_t regroup, uint64_t spin_us, rivulet_batch_queue **queue);
 /* No call is inside it, and none follows. Runs and tickets may outlive it. */
 void rivulet_batch_free(rivulet_batch_queue *queue);
 /* Waits until the request was run, or has to be. refuse: do not wait where the queue is full. timeout_us < 0: none. */

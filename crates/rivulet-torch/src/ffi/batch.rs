@@ -82,6 +82,7 @@ unsafe extern "C" fn rivulet_batch_new(
     max_queue: u64,
     max_wait_us: u64,
     regroup: i32,
+    spin_us: u64,
     queue: *mut *mut Queue<u64>,
 ) -> i32 {
     enter(|| {
@@ -94,8 +95,7 @@ unsafe extern "C" fn rivulet_batch_new(
             max_queue: limit(max_queue),
             max_wait: Duration::from_micros(max_wait_us),
             regroup: regroup != 0,
-            // A thread that spins holds the interpreter's lock, which the runner needs.
-            spin: Duration::ZERO,
+            spin: Duration::from_micros(spin_us),
         };
         let made = Queue::new(options).map_err(|error| Failure::new(INVALID, error.to_string()))?;
         *out = Box::into_raw(Box::new(made));

@@ -28,6 +28,24 @@ unsafe extern "C" fn rivulet_gather(
 /// See `rivulet.h`.
 ///
 /// # Safety
+/// - `out` and `count` views at `inputs` are valid during the call.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_join(out: *const RawView, inputs: *const RawView, count: usize) -> i32 {
+    record(|device, temporaries| {
+        // SAFETY: by contract.
+        let out = unsafe { required(out, temporaries) }?;
+        // SAFETY: by contract.
+        let raw = if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(inputs, count) } };
+        // SAFETY: by contract.
+        let views = raw.iter().map(|raw| unsafe { view(raw) });
+        let views = views.collect::<Result<SmallVec<[View<'_>; VIEWS]>, Failure>>()?;
+        Ok(ops::join(device, &out, &views)?)
+    })
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
 /// - The views are null or valid during the call.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rivulet_scatter(

@@ -1,0 +1,273 @@
+#include "plan/joined.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/Functions.h>
+
+#include <algorithm>
+
+#include "aten/alias.h"
+#include "native/joining.h"
+#include "native/scope.h"
+#include "plan/below_autograd.h"
+#include "runtime/allocator.h"
+#include "runtime/status.h"
+
+namespace rivulet::plan {
+
+namespace {
+
+// Programs of a variant that are kept: calls that run alone may have any size.
+constexpr size_t kMostPrograms = 32;
+
+// The next size of a batch: powers of two and what lies half-way between them.
+int64_t filled_up(int64_t rows) {
+  int64_t power = 1;
+  while (power < rows) {
+    power *= 2;
+  }
+  return rows <= power / 4 * 3 ? power / 4 * 3 : power;
+}
+
+// Rows of a batch's output, over the same memory.
+at::Tensor rows_of(const at::Tensor& output, int64_t first, int64_t rows) {
+  auto view = device_tensor_over(output, output.storage());
+  c10::DimVector sizes(output.sizes());
+  sizes[0] = rows;
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(
+      sizes, output.strides(), output.storage_offset() + first * output.stride(0));
+  return view;
+}
+
+// A turn of the queue; whoever has to run it and does not gives the members back.
+struct Turn : rivulet_batch_turn {
+  Turn() : rivulet_batch_turn{} {}
+  ~Turn() {
+    rivulet_batch_end(this, served);
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  int32_t served = 0;
+};
+
+void wait_for_device() {
+  uint32_t stream = 0;
+  check(rivulet_stream_current(&stream));
+  check(rivulet_stream_synchronize(stream));
+}
+
+} // namespace
+
+struct Joined::Request {
+  std::shared_ptr<Variant> variant;
+  std::vector<at::Tensor> inputs;
+  int64_t rows;
+  uint32_t label;
+  std::vector<at::Tensor> outputs;
+  std::exception_ptr error;
+};
+
+Joined::Joined(const JoinOptions& options) {
+  check(rivulet_batch_new(
+      options.max_batch, options.max_in_flight, options.max_queue, options.max_wait_us, options.regroup,
+      options.spin_us, &queue_));
+}
+
+Joined::~Joined() {
+  rivulet_batch_close(queue_);
+  rivulet_batch_free(queue_);
+}
+
+bool Joined::fits(const Tape& tape) {
+  return !tape.inputs.empty() &&
+      std::all_of(tape.inputs.begin(), tape.inputs.end(), [](const Input& input) {
+           return input.batched && input.device == c10::kMPS && !input.written;
+         });
+}
+
+std::string Joined::stats() const {
+  char* text = nullptr;
+  check(rivulet_batch_stats_json(queue_, &text));
+  std::string stats = text;
+  rivulet_string_free(text);
+  return stats;
+}
+
+void Joined::keep(const std::list<std::shared_ptr<Variant>>& variants) {
+  std::lock_guard<std::mutex> guard(lock_);
+  for (auto it = runners_.begin(); it != runners_.end();) {
+    bool there = std::any_of(
+        variants.begin(), variants.end(), [&](const auto& variant) { return variant->id() == it->first; });
+    it = there ? std::next(it) : runners_.erase(it);
+  }
+}
+
+std::shared_ptr<Joined::Runner> Joined::runner_of(const Variant& variant) {
+  std::lock_guard<std::mutex> guard(lock_);
+  auto& runner = runners_[variant.id()];
+  if (!runner) {
+    runner = std::make_shared<Runner>();
+  }
+  return runner;
+}
+
+std::vector<at::Tensor> Joined::call(
+    const std::shared_ptr<Variant>& variant, std::vector<at::Tensor> inputs, int64_t rows, uint32_t label) {
+  auto request = std::make_shared<Request>(Request{variant, std::move(inputs), rows, label, {}, nullptr});
+  Turn turn;
+  auto status = rivulet_batch_call(
+      queue_, reinterpret_cast<uintptr_t>(request.get()), variant->id(), static_cast<uint64_t>(rows), /*refuse=*/0,
+      /*timeout_us=*/-1, &turn);
+  if (status != RIVULET_OK) {
+    {
+      // A runner may hold it still.
+      std::lock_guard<std::mutex> guard(lock_);
+      left_.push_back(request);
+    }
+    check(status);
+  }
+  if (turn.verdict == RIVULET_BATCH_RUN) {
+    // The callers of the other members wait, or have left theirs to this queue.
+    std::vector<std::shared_ptr<Request>> members;
+    members.reserve(turn.count);
+    for (uint64_t i = 0; i < turn.count; ++i) {
+      auto* member = reinterpret_cast<Request*>(static_cast<uintptr_t>(turn.tokens[i]));
+      members.emplace_back(std::shared_ptr<Request>(), member);
+    }
+    serve(members);
+    turn.served = 1;
+  } else {
+    TORCH_CHECK(turn.verdict == RIVULET_BATCH_DONE, "the plan's queue of joined calls is closed");
+  }
+  if (request->error) {
+    std::rethrow_exception(request->error);
+  }
+  return std::move(request->outputs);
+}
+
+// Each member gets its outputs or its error.
+void Joined::serve(const std::vector<std::shared_ptr<Request>>& members) {
+  int64_t rows = 0;
+  for (const auto& member : members) {
+    rows += member->rows;
+  }
+  try {
+    run_together(members, rows);
+    return;
+  } catch (...) {
+    if (members.size() == 1) {
+      members[0]->error = std::current_exception();
+      return;
+    }
+  }
+  // Whose fault it was shows when each runs alone.
+  for (const auto& member : members) {
+    member->outputs.clear();
+    try {
+      run_together({member}, member->rows);
+    } catch (...) {
+      member->error = std::current_exception();
+    }
+  }
+}
+
+void Joined::run_together(const std::vector<std::shared_ptr<Request>>& members, int64_t rows) {
+  const auto& first = *members[0];
+  if (members.size() == 1) {
+    members[0]->outputs = run(*first.variant, first.inputs, rows, first.label);
+    wait_for_device();
+    return;
+  }
+  BelowAutograd below;
+  int64_t batch = filled_up(rows);
+  std::vector<at::Tensor> inputs;
+  std::vector<at::Tensor> parts;
+  for (size_t i = 0; i < first.inputs.size(); ++i) {
+    const auto& like = first.inputs[i];
+    parts.clear();
+    for (const auto& member : members) {
+      parts.push_back(member->inputs[i]);
+    }
+    for (int64_t missing = batch - rows; missing > 0;) {
+      int64_t some = std::min(missing, first.rows);
+      parts.push_back(some == first.rows ? like : rows_of(like, 0, some));
+      missing -= some;
+    }
+    c10::DimVector sizes(like.sizes());
+    sizes[0] = batch;
+    at::Tensor joined = at::detail::empty_generic(
+        sizes, &device_allocator(), c10::DispatchKeySet(c10::DispatchKey::MPS), like.scalar_type(), std::nullopt);
+    if (!has_kernels() || !join_rows(joined, parts)) {
+      int64_t place = 0;
+      for (const auto& part : parts) {
+        rows_of(joined, place, part.size(0)).copy_(part);
+        place += part.size(0);
+      }
+    }
+    inputs.push_back(std::move(joined));
+  }
+  auto outputs = run(*first.variant, inputs, batch, first.label);
+  for (const auto& output : outputs) {
+    TORCH_CHECK(
+        output.is_mps() && output.dim() > 0 && output.size(0) == batch, "an output of shape ", output.sizes(),
+        " has no rows to share out: its dimension 0 is not the batch of ", batch);
+  }
+  int64_t place = 0;
+  for (const auto& member : members) {
+    for (const auto& output : outputs) {
+      member->outputs.push_back(rows_of(output, place, member->rows));
+    }
+    place += member->rows;
+  }
+  wait_for_device();
+}
+
+std::vector<at::Tensor> Joined::run(
+    Variant& variant, const std::vector<at::Tensor>& inputs, int64_t batch, uint32_t label) {
+  auto runner = runner_of(variant);
+  std::vector<at::Tensor> outputs;
+  std::shared_ptr<const Program> program;
+  std::unique_ptr<Frame> frame;
+  bool note = variant.path() == Path::Programs;
+  {
+    std::lock_guard<std::mutex> guard(runner->lock);
+    for (const auto& [size, made] : runner->programs) {
+      if (size == batch) {
+        program = made;
+      }
+    }
+    note = note && !program && runner->refusals < kAttempts;
+  }
+  if (program && program->run(inputs.data(), inputs.size(), outputs)) {
+    return outputs;
+  }
+  {
+    std::lock_guard<std::mutex> guard(runner->lock);
+    if (!runner->idle.empty()) {
+      frame = std::move(runner->idle.back());
+      runner->idle.pop_back();
+    }
+  }
+  if (!frame) {
+    frame = std::make_unique<Frame>(variant.tape(), variant.path());
+  }
+  if (note) {
+    auto noting = Noting::run(variant.tape(), *frame, inputs.data(), batch, label);
+    outputs = std::move(noting.outputs);
+    std::lock_guard<std::mutex> guard(runner->lock);
+    if (noting.program) {
+      runner->programs.emplace_back(batch, std::move(noting.program));
+      if (runner->programs.size() > kMostPrograms) {
+        runner->programs.erase(runner->programs.begin());
+      }
+    } else {
+      ++runner->refusals;
+    }
+  } else {
+    outputs = frame->run(inputs.data(), batch, label);
+  }
+  std::lock_guard<std::mutex> guard(runner->lock);
+  runner->idle.push_back(std::move(frame));
+  return outputs;
+}
+
+} // namespace rivulet::plan
