@@ -5,9 +5,11 @@
 mod gpu;
 mod plan;
 
-use plan::{Tensor, binary, capture, device_or_skip, in_place, linear, read, run, touch, unary};
+use plan::{
+    Tensor, binary, capture, capture_with, device_or_skip, in_place, linear, read, run, touch, unary,
+};
 use rivulet::ops::{DType, Op, Scalar, pointwise, random};
-use rivulet::plan::{Noting, Program, Span};
+use rivulet::plan::{Fusion, Noting, Program, Span};
 use rivulet::rng::Generator;
 use rivulet::{Access, Device, Error};
 use std::sync::Barrier;
@@ -335,7 +337,7 @@ fn a_long_program_is_recorded_in_parts() {
         Ok(vec![x])
     };
     let x = Tensor::random(&device, F, &[1000], 0);
-    let (program, outs) = capture(&device, &[&x], model).unwrap();
+    let (program, outs) = capture_with(&device, &[&x], Fusion::Off, model).unwrap();
     let report = program.report();
     assert_eq!(report.arena_bytes, 2 * 4096);
     assert!(report.parts >= 3, "{} parts", report.parts);
