@@ -475,7 +475,7 @@ fn chains_translate() {
             step(Op::Add, dtype, [x, y, x]),
             step(Op::Gt, DType::Bool, [before(0), scalar, x]),
             step(Op::Where, dtype, [before(1), before(0), y]),
-            step(Op::MaskedFill, dtype, [before(2), mask, x]),
+            step(Op::Mul, dtype, [before(2), mask, x]),
             step(Op::Gelu, dtype, [before(3), x, x]),
         ];
         for count in 1..=steps.len() {

@@ -78,6 +78,73 @@ fn activations_go_into_what_joins_the_parts_of_a_product() {
 }
 
 #[test]
+fn biases_and_residuals_go_into_products() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16] {
+        let (weight, bias) =
+            (Tensor::random(&device, dtype, &[24, 40], 1), Tensor::random(&device, dtype, &[24], 2));
+        for rows in [1, 5, 40] {
+            let inputs = |seed| {
+                vec![
+                    Tensor::random(&device, dtype, &[rows, 40], seed),
+                    Tensor::random(&device, dtype, &[rows, 24], seed + 9),
+                ]
+            };
+            let tolerance = if dtype == F { 0.0 } else { 4.0 };
+            let commands = |model: &dyn Fn(&[&Tensor]) -> rivulet::Result<Tensor>| {
+                let program = equals_eager(&device, tolerance, inputs, |inputs| Ok(vec![model(inputs)?]));
+                kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+            };
+            let row = commands(&|inputs| {
+                unary(Op::Relu, &binary(Op::Add, &linear(inputs[0], &weight, None)?, &bias)?)
+            });
+            assert!(row.len() == 1 && row[0].contains("bias_relu"), "{row:?}");
+            let residual = commands(&|inputs| binary(Op::Add, inputs[1], &linear(inputs[0], &weight, None)?));
+            assert!(residual.len() == 1 && residual[0].contains("bias"), "{residual:?}");
+            let in_place = commands(&|inputs| {
+                let sum = unary(Op::Exp, inputs[1])?;
+                soft(&sum)?;
+                let made = linear(inputs[0], &weight, None)?;
+                pointwise(&device, Op::Add, dtype, &sum.view(), &[sum.view(), made.view()], None, &[])?;
+                Ok(sum)
+            });
+            assert_eq!(in_place.len(), 2, "{in_place:?}");
+            let taken =
+                commands(&|inputs| binary(Op::Add, inputs[1], &linear(inputs[0], &weight, Some(&bias))?));
+            assert_eq!(taken.len(), 2, "it has one already: {taken:?}");
+        }
+    }
+    // In batches, and of the product's first factor itself.
+    let program = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[3, 6, 6], seed),
+                Tensor::random(&device, F, &[3, 6, 6], seed + 5),
+            ]
+        },
+        |inputs| Ok(vec![binary(Op::Add, &product(inputs[0], inputs[1])?, inputs[0])?]),
+    );
+    assert_eq!(program.report().commands.len(), 1, "{:#?}", program.report());
+    let joined = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[33, 2048], seed),
+                Tensor::random(&device, F, &[2048, 40], seed + 9),
+            ]
+        },
+        |inputs| {
+            let sums = product(inputs[0], inputs[1])?;
+            Ok(vec![binary(Op::Add, &sums, &unary(Op::Sin, &inputs[1].with(&[33, 40], &[40, 1]))?)?])
+        },
+    );
+    assert!(kernels(&joined).iter().any(|kernel| kernel.contains("join_f32_bias")), "{:?}", kernels(&joined));
+}
+
+#[test]
 fn activations_stay_apart_where_somebody_needs_what_they_are_given() {
     let device = device_or_skip!();
     let weight = Tensor::random(&device, F, &[24, 40], 1);

@@ -22,6 +22,12 @@ pub fn device() -> Option<Device> {
     Some(Device::with(hal, DeviceOptions::default()).unwrap())
 }
 
+/// The same with memory that the CPU does not see.
+pub fn mirrored_device() -> Option<Device> {
+    let hal = vulkan::open(adapter::find()?, Options { mirror: true, ..Options::default() }).unwrap();
+    Some(Device::with(hal, DeviceOptions::default()).unwrap())
+}
+
 macro_rules! device_or_skip {
     () => {
         match plan::device() {

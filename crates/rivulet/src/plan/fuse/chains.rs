@@ -12,28 +12,29 @@ use rivulet_kernels::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep, Ke
 
 /// A tensor that a chain reads.
 #[derive(Clone, Debug, PartialEq)]
-struct Input {
-    bound: Bound,
-    dtype: rivulet_kernels::DType,
+pub(super) struct Input {
+    pub(super) bound: Bound,
+    pub(super) dtype: rivulet_kernels::DType,
     /// First element, counted from the bound's first byte.
-    offset: u32,
+    pub(super) offset: u32,
     /// Elements after which it begins again; 0 where it has one for each of the output.
-    period: u32,
+    pub(super) period: u32,
 }
 
 /// A command as a chain of pointwise ops.
 #[derive(Clone, Debug)]
-struct Chain {
-    steps: Vec<FusedStep>,
-    inputs: Vec<Input>,
-    scalars: Vec<u32>,
-    out: Bound,
-    offset: u32,
-    count: u32,
+pub(super) struct Chain {
+    pub(super) steps: Vec<FusedStep>,
+    pub(super) inputs: Vec<Input>,
+    pub(super) scalars: Vec<u32>,
+    pub(super) out: Bound,
+    /// First element, counted from the bound's first byte.
+    pub(super) offset: u32,
+    pub(super) count: u32,
 }
 
 impl Chain {
-    fn of(command: &Command) -> Option<Self> {
+    pub(super) fn of(command: &Command) -> Option<Self> {
         let Work::Dispatch(dispatch) = &command.work else { return None };
         match dispatch.kernel.as_ref()? {
             Kernel::Pointwise(key) => Self::of_pointwise(command, key, &dispatch.params),

@@ -23,6 +23,7 @@ use rivulet_kernels::{Kernel, Pointwise};
 /// What compiling a kernel says, but for those that the device has none of.
 pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     copies::drop_copies(draft);
+    product::take_biases(draft)?;
     product::take_activations(draft)?;
     chains::join(draft)?;
     draft.drop_unread();
