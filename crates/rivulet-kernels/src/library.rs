@@ -71,11 +71,13 @@ pub(crate) fn link(text: &str, vars: &Vars) -> String {
     linked
 }
 
-/// Whether a function, or one that it reaches, reads the kernel's parameters. `compute` is the type computed in.
+/// Whether a function, or one that it reaches, reads the kernel's parameters or has markers of the kernel's own. `compute`
+/// is the type computed in.
 pub(crate) fn reads_params(function: &str, compute: &'static str) -> bool {
     let mut vars = Vars::default();
     vars.set("C", compute);
-    words_before_dot(&link(&format!("fn main() {{ _ = {function}; }}"), &vars)).any(|word| word == "p")
+    let text = link(&format!("fn main() {{ _ = {function}; }}"), &vars);
+    text.contains('$') || words_before_dot(&text).any(|word| word == "p")
 }
 
 /// Words that a dot follows.
@@ -158,9 +160,16 @@ mod tests {
 
     #[test]
     fn functions_that_read_parameters_are_told_from_others() {
-        for function in
-            ["f_clamp", "f_softplus", "f_hardtanh", "i_clamp", "f_add_alpha", "f_dropout", "f_normal"]
-        {
+        for function in [
+            "f_clamp",
+            "f_softplus",
+            "f_hardtanh",
+            "i_clamp",
+            "f_add_alpha",
+            "f_dropout",
+            "f_normal",
+            "f_div_trunc_rounded",
+        ] {
             assert!(reads_params(function, "f32"), "{function}");
         }
         for function in ["f_relu", "f_gelu", "f_silu", "f_add", "f_where", "i_add", "f_pow"] {

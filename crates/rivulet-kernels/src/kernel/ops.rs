@@ -272,7 +272,8 @@ impl Op {
         matches!(self.yields(), Truth)
     }
 
-    /// True where the op's function for elements that are computed as `common` reads scalars or other parameters.
+    /// True where the op's function for elements that are computed as `common` reads scalars or other parameters, or is
+    /// another one for each kernel.
     pub fn reads_params(self, common: DType) -> bool {
         library::reads_params(&self.function(common), common.native().name())
     }
