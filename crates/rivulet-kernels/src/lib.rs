@@ -74,10 +74,10 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Gather, HeadSize, IntMatmul, Kernel, Layout,
-    LossReduction, MAX_GROUPS, Mask, Matmul, MatmulJoin, Nll, NllPass, Norm, NormBackward, NormColumns, Op,
-    Pad, PadMode, Pointwise, Pool, PoolOp, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads,
-    Resample, ResampleMode, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort,
-    SortStep, Tile, Unfold,
+    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, FUSED_STEPS, Fused, FusedInput, FusedSource,
+    FusedStep, Gather, HeadSize, IntMatmul, Kernel, Layout, LossReduction, MAX_GROUPS, Mask, Matmul,
+    MatmulJoin, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode, Pointwise, Pool, PoolOp,
+    Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore,
+    RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep, Tile, Unfold,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

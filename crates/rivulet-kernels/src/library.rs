@@ -71,6 +71,20 @@ pub(crate) fn link(text: &str, vars: &Vars) -> String {
     linked
 }
 
+/// Whether a function, or one that it reaches, reads the kernel's parameters or has markers of the kernel's own. `compute`
+/// is the type computed in.
+pub(crate) fn reads_params(function: &str, compute: &'static str) -> bool {
+    let mut vars = Vars::default();
+    vars.set("C", compute);
+    let text = link(&format!("fn main() {{ _ = {function}; }}"), &vars);
+    text.contains('$') || words_before_dot(&text).any(|word| word == "p")
+}
+
+/// Words that a dot follows.
+fn words_before_dot(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices('.').filter_map(|(dot, _)| text[..dot].rsplit(|c: char| !word_char(c)).next())
+}
+
 /// Items that a text names.
 fn named(text: &str) -> Vec<&'static str> {
     words(text).filter_map(|word| LIBRARY.get_key_value(word)).map(|(name, _)| *name).collect()
@@ -142,6 +156,25 @@ mod tests {
         vars.set("C", "i64");
         let linked = link("fn main() { _ = i_fill(0u); }", &vars);
         assert!(linked.contains("fn scalar_i64(") && !linked.contains('$'), "{linked}");
+    }
+
+    #[test]
+    fn functions_that_read_parameters_are_told_from_others() {
+        for function in [
+            "f_clamp",
+            "f_softplus",
+            "f_hardtanh",
+            "i_clamp",
+            "f_add_alpha",
+            "f_dropout",
+            "f_normal",
+            "f_div_trunc_rounded",
+        ] {
+            assert!(reads_params(function, "f32"), "{function}");
+        }
+        for function in ["f_relu", "f_gelu", "f_silu", "f_add", "f_where", "i_add", "f_pow"] {
+            assert!(!reads_params(function, "f32"), "{function}");
+        }
     }
 
     #[test]

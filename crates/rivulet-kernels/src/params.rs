@@ -47,6 +47,29 @@ impl StridedParams {
     }
 }
 
+/// Tensors that a chain of pointwise ops reads, and scalars.
+pub const FUSED_INPUTS: usize = 7;
+/// See [`FUSED_INPUTS`].
+pub const FUSED_SCALARS: usize = 8;
+
+/// Parameters of a chain of pointwise ops.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct FusedParams {
+    /// First element of the output, then of each input in binding order.
+    pub offsets: [u32; 1 + FUSED_INPUTS],
+    /// Elements after which an input begins again, in the same places; only where the key says that it does.
+    pub periods: [u32; 1 + FUSED_INPUTS],
+    /// Scalars, as float32.
+    pub scalars: [u32; FUSED_SCALARS],
+    /// Elements of the output.
+    pub count: u32,
+    /// Always 0.
+    pub zero: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 2],
+}
+
 /// A scalar argument, converted to the type that the kernel computes in.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar {

@@ -76,6 +76,12 @@ impl Shader {
         self
     }
 
+    /// Allows 16-bit arithmetic, where no operand does.
+    pub(crate) fn half(mut self) -> Self {
+        self.half = true;
+        self
+    }
+
     /// Sets `C`, the type that the kernel computes in.
     pub(crate) fn compute(self, native: Native) -> Self {
         self.set("C", native.name())

@@ -39,7 +39,15 @@ fn params_lie_in_rust_as_in_wgsl() {
         quads: false,
         tile: false,
     };
+    let step = FusedStep {
+        op: Op::Relu,
+        common: DType::F32,
+        output: DType::F32,
+        sources: [FusedSource::Input(0); 3],
+    };
+    let fused = Fused::new(&[step], &[FusedInput { dtype: DType::F32, repeated: false }]).unwrap();
     let cases = [
+        (Kernel::Fused(fused), fields!(FusedParams: offsets periods scalars count zero unused)),
         (pointwise(Layout::Linear), dense),
         (pointwise(Layout::Strided), strided),
         (

@@ -461,3 +461,50 @@ fn attention_translates() {
     }
     check(&kernels);
 }
+
+#[test]
+fn chains_translate() {
+    let input = |dtype, repeated| FusedInput { dtype, repeated };
+    let mut kernels = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let step = |op, output, sources| FusedStep { op, common: dtype, output, sources };
+        let [x, y, mask] = [FusedSource::Input(0), FusedSource::Input(1), FusedSource::Input(2)];
+        let (scalar, before) = (FusedSource::Scalar(1), |at| FusedSource::Step(at));
+        let inputs = [input(dtype, false), input(DType::F32, true), input(DType::Bool, false)];
+        let steps = [
+            step(Op::Add, dtype, [x, y, x]),
+            step(Op::Gt, DType::Bool, [before(0), scalar, x]),
+            step(Op::Where, dtype, [before(1), before(0), y]),
+            step(Op::Mul, dtype, [before(2), mask, x]),
+            step(Op::Gelu, dtype, [before(3), x, x]),
+        ];
+        for count in 1..=steps.len() {
+            kernels.push(Kernel::Fused(Fused::new(&steps[..count], &inputs).unwrap()));
+        }
+        // Every op that a chain may hold.
+        for &op in Op::ALL {
+            let sources = [x, y, x];
+            let output = if op.is_predicate() { DType::Bool } else { dtype };
+            let steps = [step(op, output, sources), step(Op::Copy, dtype, [before(0), x, x])];
+            kernels.extend(Fused::new(&steps, &inputs[..2]).map(Kernel::Fused));
+        }
+    }
+    assert!(kernels.len() > 200, "{}", kernels.len());
+    check(&kernels);
+}
+
+#[test]
+fn chains_that_no_kernel_can_do_have_no_key() {
+    let x = FusedSource::Input(0);
+    let input = FusedInput { dtype: DType::F32, repeated: false };
+    let step = |op, common, source| FusedStep { op, common, output: common, sources: [source; 3] };
+    let key = |step: FusedStep| Fused::new(&[step], &[input]);
+    assert!(key(step(Op::Relu, DType::F32, x)).is_some());
+    for op in [Op::Uniform, Op::Tril, Op::Clamp, Op::Softplus, Op::BitwiseNot] {
+        assert_eq!(key(step(op, DType::F32, x)), None, "{op:?}");
+    }
+    assert_eq!(key(step(Op::Relu, DType::I32, x)), None);
+    assert_eq!(key(step(Op::Relu, DType::F32, FusedSource::Input(1))), None);
+    assert_eq!(key(step(Op::Relu, DType::F32, FusedSource::Step(0))), None);
+    assert_eq!(Fused::new(&[step(Op::Relu, DType::F32, x); 9], &[input]), None);
+}

@@ -33,6 +33,7 @@ fn a_perceptron() {
     for batch in [1, 7] {
         let program = equals_eager(
             &device,
+            0.0,
             |seed| vec![Tensor::random(&device, F, &[batch, 48], seed)],
             |inputs| {
                 let mut x = linear(inputs[0], &layers[0].0, Some(&layers[0].1))?;
@@ -56,6 +57,7 @@ fn a_transformer_block() {
     let (gain, shift) = (weight(&device, &[width], 10), weight(&device, &[width], 11));
     let program = equals_eager(
         &device,
+        8.0,
         |seed| {
             let mut random = fastrand::Rng::with_seed(seed);
             let index: Vec<f64> = (0..batch * length).map(|_| f64::from(random.u32(0..50))).collect();
@@ -84,6 +86,7 @@ fn attention_written_out_with_strided_copies() {
     let weights: Vec<_> = (0..3).map(|k| weight(&device, &[width, width], k)).collect();
     equals_eager(
         &device,
+        0.0,
         |seed| vec![Tensor::random(&device, F, &[length, width], seed)],
         |inputs| {
             let [q, k, v] = [0, 1, 2].map(|at| linear(inputs[0], &weights[at], None));
@@ -107,6 +110,7 @@ fn narrow_types_and_conversions() {
     for dtype in [DType::F16, DType::BF16] {
         equals_eager(
             &device,
+            0.0,
             |seed| {
                 vec![
                     Tensor::random(&device, dtype, &[5, 7], seed),

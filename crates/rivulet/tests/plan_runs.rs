@@ -5,9 +5,11 @@
 mod gpu;
 mod plan;
 
-use plan::{Tensor, binary, capture, device_or_skip, in_place, linear, read, run, touch, unary};
+use plan::{
+    Tensor, binary, capture, capture_with, device_or_skip, in_place, linear, read, run, touch, unary,
+};
 use rivulet::ops::{DType, Op, Scalar, pointwise, random};
-use rivulet::plan::{Noting, Program, Span};
+use rivulet::plan::{Fusion, Noting, Program, Span};
 use rivulet::rng::Generator;
 use rivulet::{Access, Device, Error};
 use std::sync::Barrier;
@@ -71,16 +73,30 @@ fn threads_run_one_program_each_on_its_own_inputs() {
 
 #[test]
 fn a_weight_that_is_updated_in_place_counts_at_the_next_run() {
-    let device = device_or_skip!();
-    let layers = layers(&device);
-    let x = Tensor::random(&device, F, &[3, 32], 0);
-    let (program, outs) = noted(&device, &layers, &x);
+    follows_updates(&device_or_skip!());
+}
+
+#[test]
+fn the_same_where_the_cpu_does_not_see_the_devices_memory() {
+    let Some(device) = plan::mirrored_device() else { return };
+    assert!(!device.info().unified_memory);
+    follows_updates(&device);
+}
+
+fn follows_updates(device: &Device) {
+    let layers = layers(device);
+    let x = Tensor::random(device, F, &[3, 32], 0);
+    let (program, outs) = noted(device, &layers, &x);
     let before = run(&program, &[&x], &outs, None);
     for changed in [&layers[0], &layers[2]] {
         // By the device and by the CPU.
         in_place(Op::Neg, changed).unwrap();
-        let values = Tensor::random(&device, F, &[64], 77);
+        let values = Tensor::random(device, F, &[64], 77);
         layers[1].write(&values.bytes());
+        let values = Tensor::random(device, F, &[16, 64], 78).bytes();
+        let access = device.host_access("fill", &[(layers[2].block(), Access::Write)]).unwrap();
+        gpu::common::store(layers[2].block(), &values);
+        access.finish().unwrap();
         let want = perceptron(&layers, &x).unwrap().bytes();
         assert_ne!(before[0], want);
         assert_eq!(run(&program, &[&x], &outs, None)[0], want);
@@ -335,7 +351,7 @@ fn a_long_program_is_recorded_in_parts() {
         Ok(vec![x])
     };
     let x = Tensor::random(&device, F, &[1000], 0);
-    let (program, outs) = capture(&device, &[&x], model).unwrap();
+    let (program, outs) = capture_with(&device, &[&x], Fusion::Off, model).unwrap();
     let report = program.report();
     assert_eq!(report.arena_bytes, 2 * 4096);
     assert!(report.parts >= 3, "{} parts", report.parts);

@@ -3,6 +3,7 @@
 mod attention;
 mod channel_norm;
 mod conv;
+mod fused;
 mod index;
 mod int_matmul;
 mod loss;
@@ -25,6 +26,7 @@ mod unfold;
 pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
+pub use fused::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep};
 pub use index::{Gather, Scatter, ScatterOp};
 pub use int_matmul::IntMatmul;
 pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
@@ -94,6 +96,8 @@ pub enum Kernel {
     Search(Search),
     /// Matrix product of integers.
     IntMatmul(IntMatmul),
+    /// Several ops element by element.
+    Fused(Fused),
 }
 
 macro_rules! each_family {
@@ -120,6 +124,7 @@ macro_rules! each_family {
             Kernel::Unfold($key) => $body,
             Kernel::Search($key) => $body,
             Kernel::IntMatmul($key) => $body,
+            Kernel::Fused($key) => $body,
         }
     };
 }

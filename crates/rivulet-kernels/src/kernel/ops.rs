@@ -2,6 +2,7 @@
 //! with `$C` for the type) before it.
 
 use crate::dtype::DType;
+use crate::library;
 
 /// Element types that an op computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -269,6 +270,12 @@ impl Op {
     /// True where the result is true or false, whatever the inputs are.
     pub const fn is_predicate(self) -> bool {
         matches!(self.yields(), Truth)
+    }
+
+    /// True where the op's function for elements that are computed as `common` reads scalars or other parameters, or is
+    /// another one for each kernel.
+    pub fn reads_params(self, common: DType) -> bool {
+        library::reads_params(&self.function(common), common.native().name())
     }
 
     /// Name of the WGSL function for elements that are computed as `common`.

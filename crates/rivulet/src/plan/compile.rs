@@ -2,6 +2,7 @@
 
 use super::arena::{Need, pack};
 use super::command::{Bound, Command, SlotId, Work};
+use super::fuse;
 use super::noting::{GRAIN, Made, Shares, Slot, Span, State};
 use super::program::{InputSlot, Layout, OutputAt, Part, Place, Program, Step, StepWork};
 use super::report::{CommandReport, ProgramReport};
@@ -17,8 +18,18 @@ const PART: usize = 32;
 /// Commands after which it ends in the middle of a level: as many as a stream submits together.
 const PART_MOST: usize = 64;
 
+/// Whether commands are put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fusion {
+    /// Where that is known to give the same, up to roundings that no longer happen in 16-bit types.
+    #[default]
+    On,
+    /// Every command as it was noted, but for those whose results nobody reads.
+    Off,
+}
+
 /// A program in the making.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) device: Device,
     pub(super) commands: Vec<Command>,
@@ -169,7 +180,7 @@ impl Numbers<'_> {
 }
 
 /// Makes the program of a noting that ended well.
-pub(super) fn compile(mut state: State, outputs: &[Span<'_>]) -> Result<Program> {
+pub(super) fn compile(mut state: State, outputs: &[Span<'_>], fusion: Fusion) -> Result<Program> {
     state.failure()?;
     let slots = outputs.iter().enumerate().map(|(index, span)| state.output(index, span));
     let slots = slots.collect::<Result<Vec<SlotId>>>()?;
@@ -183,9 +194,19 @@ pub(super) fn compile(mut state: State, outputs: &[Span<'_>]) -> Result<Program>
         fusions: Vec::new(),
     };
     draft.drop_unread();
-
     let allowed = state.peak / 10 * 11;
-    let plan = Plan::best(&draft, allowed);
+    let mut plan = None;
+    if fusion == Fusion::On {
+        let mut fused = draft.clone();
+        fuse::fuse(&mut fused)?;
+        let found = Plan::best(&fused, allowed);
+        // What is read later lives longer, so that fewer commands can need more memory.
+        if found.bytes <= allowed {
+            draft = fused;
+            plan = Some(found);
+        }
+    }
+    let plan = plan.unwrap_or_else(|| Plan::best(&draft, allowed));
     let mut numbers = Numbers {
         draft: &draft,
         plan: &plan,

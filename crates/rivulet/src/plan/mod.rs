@@ -42,12 +42,14 @@
 mod arena;
 mod command;
 mod compile;
+mod fuse;
 pub(crate) mod noting;
 mod program;
 mod report;
 mod schedule;
 pub(crate) mod tap;
 
+pub use compile::Fusion;
 pub use noting::{Noting, Span};
 pub use program::{Fresh, OutputPlace, Program};
 pub use report::{CommandReport, ProgramReport};

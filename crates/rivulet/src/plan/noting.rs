@@ -4,7 +4,7 @@
 //! no noting is open they pay for one load.
 
 use super::command::{Bound, Command, Dispatch, SlotId, Work};
-use super::compile;
+use super::compile::{self, Fusion};
 use super::program::Program;
 use super::tap::{self, Tapped};
 use crate::device::Device;
@@ -499,10 +499,18 @@ impl Noting {
     /// # Errors
     /// [`Error::NoKernel`] with the name of the op that cannot be run again; what compiling a kernel says.
     pub fn end(self, outputs: &[Span<'_>]) -> Result<Program> {
+        self.end_with(outputs, Fusion::On)
+    }
+
+    /// As [`Noting::end`], with or without fusion.
+    ///
+    /// # Errors
+    /// As [`Noting::end`].
+    pub fn end_with(self, outputs: &[Span<'_>], fusion: Fusion) -> Result<Program> {
         let state = take();
         std::mem::forget(self);
         match state {
-            Some(state) => compile::compile(*state, outputs),
+            Some(state) => compile::compile(*state, outputs, fusion),
             None => no_program(OP, "no noting is open".to_owned()),
         }
     }

@@ -8,7 +8,7 @@ use rivulet::memory::Block;
 use rivulet::ops::{
     DType, Op, Scalar, View, attention, copy, index_select, layer_norm, matmul, pointwise, softmax,
 };
-use rivulet::plan::{Noting, OutputPlace, Program, Span};
+use rivulet::plan::{Fusion, Noting, OutputPlace, Program, Span};
 use rivulet::rng::Generator;
 use rivulet::{Access, Device, DeviceOptions, Result};
 use rivulet_hal::sync::Arc;
@@ -19,6 +19,12 @@ use std::rc::Rc;
 /// and read by turns, and then waits 10 s by itself.
 pub fn device() -> Option<Device> {
     let hal = vulkan::open(adapter::find()?, Options::default()).unwrap();
+    Some(Device::with(hal, DeviceOptions::default()).unwrap())
+}
+
+/// The same with memory that the CPU does not see.
+pub fn mirrored_device() -> Option<Device> {
+    let hal = vulkan::open(adapter::find()?, Options { mirror: true, ..Options::default() }).unwrap();
     Some(Device::with(hal, DeviceOptions::default()).unwrap())
 }
 
@@ -281,11 +287,20 @@ pub fn capture(
     inputs: &[&Tensor],
     model: impl FnOnce(&[&Tensor]) -> Result<Vec<Tensor>>,
 ) -> Result<(Program, Vec<Tensor>)> {
+    capture_with(device, inputs, Fusion::On, model)
+}
+
+pub fn capture_with(
+    device: &Device,
+    inputs: &[&Tensor],
+    fusion: Fusion,
+    model: impl FnOnce(&[&Tensor]) -> Result<Vec<Tensor>>,
+) -> Result<(Program, Vec<Tensor>)> {
     let spans: Vec<_> = inputs.iter().map(|input| input.span()).collect();
     let noting = Noting::begin(device, &spans)?;
     let outputs = model(inputs)?;
     let spans: Vec<_> = outputs.iter().map(Tensor::span).collect();
-    Ok((noting.end(&spans)?, outputs))
+    Ok((noting.end_with(&spans, fusion)?, outputs))
 }
 
 /// The bytes of all outputs of one run.
@@ -310,32 +325,48 @@ pub fn run(program: &Program, inputs: &[&Tensor], like: &[Tensor], rng: Option<&
     bytes
 }
 
-/// A model's program against the model itself, on the inputs of the noting and on others.
+/// A model's program against the model itself, on the inputs of the noting and on others: without fusion bit by bit, with
+/// fusion within `tolerance` roundings of the type, 0 for bit by bit. The fused program.
 #[track_caller]
 pub fn equals_eager(
     device: &Device,
+    tolerance: f64,
     inputs: impl Fn(u64) -> Vec<Tensor>,
     model: impl Fn(&[&Tensor]) -> Result<Vec<Tensor>>,
 ) -> Program {
-    let example = inputs(0);
-    let refs: Vec<&Tensor> = example.iter().collect();
-    let (program, noted) = capture(device, &refs, &model).unwrap();
-    let report = program.report();
-    let (arena, peak) = (report.arena_bytes, report.eager_peak_bytes);
-    assert!(arena * 10 <= peak * 11, "{arena} bytes of arena; the eager run needed {peak}");
-    for seed in 0..3 {
-        let given = inputs(seed);
-        let refs: Vec<&Tensor> = given.iter().collect();
-        let got = run(&program, &refs, &noted, None);
-        let fresh = inputs(seed);
-        let refs: Vec<&Tensor> = fresh.iter().collect();
-        let want: Vec<_> = model(&refs).unwrap().iter().map(Tensor::bytes).collect();
-        assert!(got == want, "seed {seed}: {report:#?}");
-        if seed == 0 {
-            assert!(want.iter().any(|bytes| bytes.iter().any(|&byte| byte != 0)), "only zeros tell nothing");
+    let mut programs = [Fusion::Off, Fusion::On].into_iter().map(|fusion| {
+        let example = inputs(0);
+        let refs: Vec<&Tensor> = example.iter().collect();
+        let (program, noted) = capture_with(device, &refs, fusion, &model).unwrap();
+        let report = program.report();
+        let (arena, peak) = (report.arena_bytes, report.eager_peak_bytes);
+        assert!(arena * 10 <= peak * 11, "{arena} bytes of arena; the eager run needed {peak}");
+        for seed in 0..3 {
+            let given = inputs(seed);
+            let refs: Vec<&Tensor> = given.iter().collect();
+            let got = run(&program, &refs, &noted, None);
+            let fresh = inputs(seed);
+            let refs: Vec<&Tensor> = fresh.iter().collect();
+            let want = model(&refs).unwrap();
+            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                let what = format!("seed {seed}, output {at}, {fusion:?}: {report:#?}");
+                let exact = want.bytes();
+                assert!(exact.iter().any(|&byte| byte != 0), "only zeros tell nothing");
+                if fusion == Fusion::Off || tolerance == 0.0 || !want.dtype.is_float() {
+                    assert!(*got == exact, "{what}");
+                    continue;
+                }
+                let got: Vec<f64> = got
+                    .chunks_exact(want.dtype.size() as usize)
+                    .map(|x| gpu::decode(want.dtype, x))
+                    .collect();
+                gpu::assert_close(&got, &want.floats(), tolerance * gpu::unit(want.dtype), 1.0, &what);
+            }
         }
-    }
-    program
+        program
+    });
+    programs.next();
+    programs.next().unwrap()
 }
 
 /// Takes an access and gives it back, so that a noting sees one.

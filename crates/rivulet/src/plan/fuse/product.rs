@@ -1,0 +1,216 @@
+//! Matrix products that do what comes after them.
+
+use super::chains::{Chain, Input};
+use super::{Dense, dense, read_params, write_params};
+use crate::error::Result;
+use crate::ops::{DType, Op};
+use crate::plan::command::{Bound, Command, Work};
+use crate::plan::compile::Draft;
+use rivulet_kernels::params::MatmulParams;
+use rivulet_kernels::{Kernel, Pointwise};
+
+/// The product's kernel with an activation, where it has none yet.
+fn activated(kernel: &Kernel, op: Op) -> Option<(Kernel, DType)> {
+    match *kernel {
+        Kernel::Matmul(mut key) if !key.split && key.activation.is_none() => {
+            key.activation = Some(op);
+            Some((Kernel::Matmul(key), key.output))
+        }
+        Kernel::MatmulJoin(mut key) if key.activation.is_none() => {
+            key.activation = Some(op);
+            Some((Kernel::MatmulJoin(key), key.output))
+        }
+        _ => None,
+    }
+}
+
+/// An op that a product can do to its results: of one float, without parameters, between equal types.
+fn is_activation(key: &Pointwise) -> bool {
+    key.op.arity() == 1
+        && !key.op.is_indexed()
+        && key.op.computes(DType::F32)
+        && !key.op.is_predicate()
+        && key.scalar.is_none()
+        && key.common.is_float()
+        && key.output == key.common
+        && key.inputs[0] == key.common
+        && !key.op.reads_params(key.common)
+}
+
+/// Where a command's only result is made by another before it, and can be made together with it.
+struct Pair {
+    product: usize,
+    /// Where the two become one.
+    at: usize,
+}
+
+/// Finds the command before `at` whose whole result `made` is, an input of the command `at` that writes `out`, and that
+/// nobody else has a use for.
+pub(super) fn producer(draft: &Draft, at: usize, out: &Bound, made: &Bound) -> Option<usize> {
+    let first = draft.writer(at, made.slot, made.touched)?;
+    let result = draft.commands[first].bounds.first()?;
+    let whole = draft.is_alone(first) && draft.is_alone(at) && result.touched == made.touched && result.write;
+    if !whole || draft.touched_by(first + 1..at, made.slot, made.touched) {
+        return None;
+    }
+    let in_place = out.slot == made.slot && out.touched == made.touched;
+    let unread = draft.scratch(made.slot).is_some()
+        && !draft.touched_by(at + 1..draft.commands.len(), made.slot, made.touched);
+    (in_place || unread).then_some(first)
+}
+
+/// The place at which product and pointwise command can be one: of the two, the first where nobody touches the result in
+/// between, else the second where nobody writes what the product reads.
+fn place(draft: &Draft, product: usize, at: usize, own: &Dense<'_>) -> Option<Pair> {
+    let command = &draft.commands[product];
+    let reads = &command.bounds[1..];
+    if reads.iter().any(|bound| bound.slot == own.out.slot && bound.touched.overlaps(own.out.touched)) {
+        return None;
+    }
+    if !draft.touched_by(product + 1..at, own.out.slot, own.out.touched) {
+        return Some(Pair { product, at: product });
+    }
+    let kept = reads.iter().all(|bound| !draft.written_by(product + 1..at, bound.slot, bound.touched));
+    kept.then_some(Pair { product, at })
+}
+
+/// `activation(product)` as one command.
+pub(super) fn take_activations(draft: &mut Draft) -> Result<()> {
+    let mut at = 0;
+    while at < draft.commands.len() {
+        match fused(draft, at)? {
+            Some((pair, command)) => {
+                let label = command.describe();
+                let op = draft.commands[at].label;
+                draft.fusions.push(format!("{op} into {label}"));
+                draft.commands[pair.at] = command;
+                let gone = if pair.at == at { pair.product } else { at };
+                draft.commands.remove(gone);
+            }
+            None => at += 1,
+        }
+    }
+    Ok(())
+}
+
+/// The product's kernel with a bias, where it has none and does nothing after that; the type of its results.
+fn biased(kernel: &Kernel) -> Option<(Kernel, DType)> {
+    match *kernel {
+        Kernel::Matmul(mut key) if !key.split && !key.bias && key.activation.is_none() => {
+            key.bias = true;
+            Some((Kernel::Matmul(key), key.output))
+        }
+        Kernel::MatmulJoin(mut key) if !key.bias && key.activation.is_none() => {
+            key.bias = true;
+            Some((Kernel::MatmulJoin(key), key.output))
+        }
+        _ => None,
+    }
+}
+
+/// `product + bias` as one command, for a bias of one row and for one of the product's own shape (a residual).
+pub(super) fn take_biases(draft: &mut Draft) -> Result<()> {
+    let mut at = 0;
+    while at < draft.commands.len() {
+        match with_bias(draft, at)? {
+            Some((pair, command)) => {
+                draft.fusions.push(format!("add into {}", command.describe()));
+                draft.commands[pair.at] = command;
+                let gone = if pair.at == at { pair.product } else { at };
+                draft.commands.remove(gone);
+            }
+            None => at += 1,
+        }
+    }
+    Ok(())
+}
+
+fn with_bias(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
+    let Some(sum) = Chain::of(&draft.commands[at]) else { return Ok(None) };
+    let ([step], [left, right]) = (sum.steps.as_slice(), sum.inputs.as_slice()) else { return Ok(None) };
+    let plain = step.op == Op::Add && step.common == step.output && sum.scalars.is_empty();
+    let alike = left.dtype == step.output && right.dtype == step.output;
+    if !plain || !alike || !sum.offset.is_multiple_of(4) {
+        return Ok(None);
+    }
+    for (made, bias) in [(left, right), (right, left)] {
+        if made.period != 0 || made == bias {
+            continue;
+        }
+        if let Some(found) = add_bias(draft, at, &sum, made, bias)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn add_bias(
+    draft: &Draft,
+    at: usize,
+    sum: &Chain,
+    made: &Input,
+    bias: &Input,
+) -> Result<Option<(Pair, Command)>> {
+    let Some(product) = producer(draft, at, &sum.out, &made.bound) else { return Ok(None) };
+    let command = &draft.commands[product];
+    let Some((kernel, output)) = command.kernel().and_then(biased) else { return Ok(None) };
+    let Work::Dispatch(dispatch) = &command.work else { return Ok(None) };
+    let Some(mut params) = read_params::<MatmulParams>(&dispatch.params) else { return Ok(None) };
+    if output != made.dtype {
+        return Ok(None);
+    }
+    // Where element e of the output finds its bias.
+    (params.edges[1], params.edges[2]) = match bias.period {
+        0 => (params.edges[0], 1),
+        period if period == params.n && (params.m == 1 || params.edges[0] == params.n) => (0, 1),
+        _ => return Ok(None),
+    };
+    let strides = |strides: [u32; 4]| if bias.period == 0 { strides[0] } else { 0 };
+    params.outer_strides[3] = strides(params.outer_strides);
+    params.batch_strides[3] = strides(params.batch_strides);
+    (params.offsets[0], params.offsets[3], params.beta) = (sum.offset, bias.offset, 1.0);
+    let overlaps = |bound: &Bound| bound.slot == sum.out.slot && bound.touched.overlaps(sum.out.touched);
+    let in_place = bias.period == 0 && bias.bound.touched == sum.out.touched;
+    let reads = &command.bounds[1..];
+    if reads.iter().any(overlaps) || (overlaps(&bias.bound) && !in_place) {
+        return Ok(None);
+    }
+    let between = product + 1..at;
+    let changed = |bound: &Bound| draft.written_by(between.clone(), bound.slot, bound.touched);
+    let place = if !reads.iter().any(changed) {
+        at
+    } else if !changed(&bias.bound) && !draft.touched_by(between.clone(), sum.out.slot, sum.out.touched) {
+        product
+    } else {
+        return Ok(None);
+    };
+    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
+    write_params(&mut dispatch.params, &params);
+    let mut fused = command.clone();
+    fused.bounds[0] = sum.out.clone();
+    fused.bounds.push(bias.bound.clone());
+    fused.work = Work::Dispatch(Box::new(dispatch));
+    Ok(Some((Pair { product, at: place }, fused)))
+}
+
+fn fused(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
+    let Some(own) = dense(&draft.commands[at]).filter(|own| is_activation(own.key)) else { return Ok(None) };
+    let Some(product) = producer(draft, at, own.out, &own.inputs[0]) else { return Ok(None) };
+    let command = &draft.commands[product];
+    let kernel = command.kernel().and_then(|kernel| activated(kernel, own.key.op));
+    let Some((kernel, _)) = kernel.filter(|(_, output)| *output == own.key.output) else { return Ok(None) };
+    let Some(pair) = place(draft, product, at, &own) else { return Ok(None) };
+    let offset = own.params.offsets[0];
+    // Products that store vectors begin with one.
+    if !offset.is_multiple_of(4) {
+        return Ok(None);
+    }
+    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
+    let Some(mut params) = read_params::<MatmulParams>(&dispatch.params) else { return Ok(None) };
+    params.offsets[0] = offset;
+    write_params(&mut dispatch.params, &params);
+    let mut fused = command.clone();
+    fused.bounds[0] = own.out.clone();
+    fused.work = Work::Dispatch(Box::new(dispatch));
+    Ok(Some((pair, fused)))
+}

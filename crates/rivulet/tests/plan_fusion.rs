@@ -1,0 +1,329 @@
+//! What is put together, what is left apart, and that both give what the ops give one by one.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic what is wrong")]
+
+mod gpu;
+mod plan;
+
+use plan::{
+    Tensor, binary, capture, contiguous, device_or_skip, equals_eager, in_place, linear, product, run,
+    scaled, soft, unary,
+};
+use rivulet::Device;
+use rivulet::ops::{DType, Op, Scalar, copy, pointwise};
+use rivulet::plan::Program;
+
+const F: DType = DType::F32;
+
+fn kernels(program: &Program) -> Vec<&str> {
+    program.report().commands.iter().map(|command| command.kernel.as_str()).collect()
+}
+
+/// `op(x)` with a scalar.
+fn with_scalar(op: Op, x: &Tensor, scalar: f32) -> rivulet::Result<Tensor> {
+    let out = Tensor::empty(x.device(), x.dtype, &x.shape)?;
+    pointwise(
+        x.device(),
+        op,
+        x.dtype,
+        &out.view(),
+        &[x.view()],
+        None,
+        &[Scalar::F32(scalar), Scalar::F32(1.0)],
+    )?;
+    Ok(out)
+}
+
+#[test]
+fn activations_go_into_products() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16, DType::BF16] {
+        let weight = Tensor::random(&device, dtype, &[24, 40], 1);
+        let bias = Tensor::random(&device, dtype, &[24], 2);
+        for (rows, op) in [(1, Op::Relu), (5, Op::Gelu), (40, Op::Silu), (9, Op::Tanh), (2, Op::Sigmoid)] {
+            let inputs = |seed| vec![Tensor::random(&device, dtype, &[rows, 40], seed)];
+            let exact = op == Op::Relu && dtype == F;
+            let program = equals_eager(&device, if exact { 0.0 } else { 4.0 }, inputs, |inputs| {
+                Ok(vec![unary(op, &linear(inputs[0], &weight, Some(&bias))?)?])
+            });
+            let (kernels, report) = (kernels(&program), program.report());
+            assert!(kernels.len() == 1 && kernels[0].contains(op.label()), "{report:#?}");
+            assert_eq!((report.arena_bytes, report.fusions.len()), (0, 1), "{report:#?}");
+            let in_its_place = equals_eager(&device, 4.0, inputs, |inputs| {
+                let x = linear(inputs[0], &weight, None)?;
+                in_place(op, &x)?;
+                Ok(vec![x])
+            });
+            assert_eq!(in_its_place.report().commands.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn activations_go_into_what_joins_the_parts_of_a_product() {
+    let device = device_or_skip!();
+    let program = equals_eager(
+        &device,
+        8.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[33, 2048], seed),
+                Tensor::random(&device, F, &[2048, 40], seed + 9),
+            ]
+        },
+        |inputs| Ok(vec![unary(Op::Relu, &product(inputs[0], inputs[1])?)?]),
+    );
+    let kernels = kernels(&program);
+    assert!(kernels.len() == 2 && kernels[1].contains("join") && kernels[1].contains("relu"), "{kernels:?}");
+}
+
+#[test]
+fn biases_and_residuals_go_into_products() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16] {
+        let (weight, bias) =
+            (Tensor::random(&device, dtype, &[24, 40], 1), Tensor::random(&device, dtype, &[24], 2));
+        for rows in [1, 5, 40] {
+            let inputs = |seed| {
+                vec![
+                    Tensor::random(&device, dtype, &[rows, 40], seed),
+                    Tensor::random(&device, dtype, &[rows, 24], seed + 9),
+                ]
+            };
+            let tolerance = if dtype == F { 0.0 } else { 4.0 };
+            let commands = |model: &dyn Fn(&[&Tensor]) -> rivulet::Result<Tensor>| {
+                let program = equals_eager(&device, tolerance, inputs, |inputs| Ok(vec![model(inputs)?]));
+                kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+            };
+            let row = commands(&|inputs| {
+                unary(Op::Relu, &binary(Op::Add, &linear(inputs[0], &weight, None)?, &bias)?)
+            });
+            assert!(row.len() == 1 && row[0].contains("bias_relu"), "{row:?}");
+            let residual = commands(&|inputs| binary(Op::Add, inputs[1], &linear(inputs[0], &weight, None)?));
+            assert!(residual.len() == 1 && residual[0].contains("bias"), "{residual:?}");
+            let in_place = commands(&|inputs| {
+                let sum = unary(Op::Exp, inputs[1])?;
+                soft(&sum)?;
+                let made = linear(inputs[0], &weight, None)?;
+                pointwise(&device, Op::Add, dtype, &sum.view(), &[sum.view(), made.view()], None, &[])?;
+                Ok(sum)
+            });
+            assert_eq!(in_place.len(), 2, "{in_place:?}");
+            let taken =
+                commands(&|inputs| binary(Op::Add, inputs[1], &linear(inputs[0], &weight, Some(&bias))?));
+            assert_eq!(taken.len(), 2, "it has one already: {taken:?}");
+        }
+    }
+    // In batches, and of the product's first factor itself.
+    let program = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[3, 6, 6], seed),
+                Tensor::random(&device, F, &[3, 6, 6], seed + 5),
+            ]
+        },
+        |inputs| Ok(vec![binary(Op::Add, &product(inputs[0], inputs[1])?, inputs[0])?]),
+    );
+    assert_eq!(program.report().commands.len(), 1, "{:#?}", program.report());
+    let joined = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[33, 2048], seed),
+                Tensor::random(&device, F, &[2048, 40], seed + 9),
+            ]
+        },
+        |inputs| {
+            let sums = product(inputs[0], inputs[1])?;
+            Ok(vec![binary(Op::Add, &sums, &unary(Op::Sin, &inputs[1].with(&[33, 40], &[40, 1]))?)?])
+        },
+    );
+    assert!(kernels(&joined).iter().any(|kernel| kernel.contains("join_f32_bias")), "{:?}", kernels(&joined));
+}
+
+#[test]
+fn activations_stay_apart_where_somebody_needs_what_they_are_given() {
+    let device = device_or_skip!();
+    let weight = Tensor::random(&device, F, &[24, 40], 1);
+    let inputs = |seed| vec![Tensor::random(&device, F, &[3, 40], seed)];
+    let commands = |model: &dyn Fn(&Tensor) -> rivulet::Result<Vec<Tensor>>| {
+        let program = equals_eager(&device, 0.0, inputs, |inputs| model(&linear(inputs[0], &weight, None)?));
+        kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(commands(&|x| Ok(vec![unary(Op::Relu, x)?, x.clone()])).len(), 2, "an output");
+    assert_eq!(commands(&|x| Ok(vec![unary(Op::Relu, x)?, soft(x)?])).len(), 3, "another reader");
+    assert_eq!(commands(&|x| Ok(vec![with_scalar(Op::LeakyRelu, x, 0.1)?])).len(), 2, "a parameter");
+    let halves = commands(&|x| {
+        let part = x.with(&[36], &[1]);
+        in_place(Op::Relu, &part)?;
+        Ok(vec![x.clone()])
+    });
+    assert_eq!(halves.len(), 2, "a part: {halves:?}");
+}
+
+#[test]
+fn chains_of_ops_are_one_kernel_with_the_same_bits() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16, DType::BF16] {
+        let (gain, shift) =
+            (Tensor::random(&device, dtype, &[16], 1), Tensor::random(&device, dtype, &[16], 2));
+        let inputs = |seed| {
+            let make = |seed| Tensor::random(&device, dtype, &[129, 16], seed);
+            vec![make(seed), make(seed + 20)]
+        };
+        let program = equals_eager(&device, 0.0, inputs, |inputs| {
+            // Products before sums: what a compiler would make one rounding of.
+            let x = binary(Op::Add, &binary(Op::Mul, inputs[0], &gain)?, &shift)?;
+            let x = binary(Op::Sub, &binary(Op::Mul, &x, inputs[1])?, inputs[0])?;
+            let x = scaled(Op::Mul, &x, 0.3)?;
+            in_place(Op::Silu, &x)?;
+            Ok(vec![binary(Op::Mul, &x, &x)?])
+        });
+        let report = program.report();
+        assert_eq!((report.noted, report.commands.len()), (7, 1), "{report:#?}");
+        assert_eq!((report.arena_bytes, report.fusions.len()), (0, 6));
+    }
+}
+
+#[test]
+fn chains_hold_truths_choices_and_conversions() {
+    let device = device_or_skip!();
+    let shape = [130];
+    let program = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &shape, seed),
+                Tensor::random(&device, DType::F16, &shape, seed + 7),
+            ]
+        },
+        |inputs| {
+            let [x, half] = [inputs[0], inputs[1]];
+            let (mask, wide) =
+                (Tensor::empty(&device, DType::Bool, &shape)?, Tensor::empty(&device, F, &shape)?);
+            copy(&device, &wide.view(), &half.view())?;
+            pointwise(&device, Op::Gt, F, &mask.view(), &[x.view()], Some(1), &[Scalar::F32(0.1)])?;
+            let chosen = Tensor::empty(&device, F, &shape)?;
+            let views = [mask.view(), x.view(), wide.view()];
+            pointwise(&device, Op::Where, F, &chosen.view(), &views, None, &[])?;
+            let narrow = Tensor::empty(&device, DType::BF16, &shape)?;
+            copy(&device, &narrow.view(), &chosen.view())?;
+            Ok(vec![unary(Op::Exp, &narrow)?])
+        },
+    );
+    assert_eq!(program.report().commands.len(), 1, "{:#?}", program.report());
+}
+
+#[test]
+fn a_chain_ends_where_its_result_is_needed_or_its_source_changes() {
+    let device = device_or_skip!();
+    let inputs = |seed| vec![Tensor::random(&device, F, &[64], seed)];
+    let twice = equals_eager(&device, 0.0, inputs, |inputs| {
+        let x = unary(Op::Sin, inputs[0])?;
+        Ok(vec![unary(Op::Exp, &x)?, unary(Op::Cos, &x)?])
+    });
+    assert_eq!(twice.report().commands.len(), 3, "{:#?}", twice.report());
+    let changed = equals_eager(&device, 0.0, inputs, |inputs| {
+        let x = unary(Op::Sin, inputs[0])?;
+        let before = unary(Op::Exp, &x)?;
+        soft(&x)?;
+        pointwise(&device, Op::Cos, F, &x.view(), &[inputs[0].view()], None, &[])?;
+        in_place(Op::Neg, &x)?;
+        let read = soft(&x)?;
+        Ok(vec![unary(Op::Square, &before)?, read])
+    });
+    assert!(changed.report().fusions.iter().any(|line| line == "neg after cos"), "{:#?}", changed.report());
+    let long = equals_eager(&device, 0.0, inputs, |inputs| {
+        let mut x = unary(Op::Sin, inputs[0])?;
+        for _ in 0..20 {
+            x = unary(Op::Tanh, &x)?;
+        }
+        Ok(vec![x])
+    });
+    assert_eq!(long.report().commands.len(), 3, "of eight steps each: {:#?}", long.report());
+}
+
+#[test]
+fn chains_write_over_what_they_read_only_element_by_element() {
+    let device = device_or_skip!();
+    let inputs = |seed| vec![Tensor::random(&device, F, &[8, 16], seed)];
+    equals_eager(&device, 0.0, inputs, |inputs| {
+        // The first row is added to all of them, itself too.
+        let x = unary(Op::Exp, inputs[0])?;
+        let row = x.with(&[16], &[1]).expand(&[8, 16]);
+        let sum = Tensor::empty(&device, F, &[8, 16])?;
+        pointwise(&device, Op::Add, F, &sum.view(), &[x.view(), row.view()], None, &[])?;
+        copy(&device, &x.view(), &sum.view())?;
+        Ok(vec![soft(&x)?])
+    });
+}
+
+/// The noted and the remaining commands of a model of one input.
+fn counts(device: &Device, model: impl Fn(&Tensor) -> rivulet::Result<Vec<Tensor>>) -> (usize, usize) {
+    let inputs = |seed| vec![Tensor::random(device, F, &[8, 64], seed)];
+    let program = equals_eager(device, 0.0, inputs, |inputs| model(inputs[0]));
+    (program.report().noted, program.report().commands.len())
+}
+
+#[test]
+fn copies_that_are_only_read_are_not_made() {
+    let device = device_or_skip!();
+    let cloned = counts(&device, |x| Ok(vec![soft(&contiguous(x)?)?]));
+    assert_eq!(cloned, (2, 1), "an input is read where it lies");
+    let made = counts(&device, |x| Ok(vec![soft(&contiguous(&soft(x)?)?)?]));
+    assert_eq!(made, (3, 2));
+    let row = counts(&device, |x| {
+        let part = x.with(&[2, 64], &[64, 1]).starting_at(128);
+        Ok(vec![soft(&contiguous(&part)?)?])
+    });
+    assert_eq!(row, (2, 1), "from within");
+    let odd = counts(&device, |x| {
+        let part = x.with(&[2, 64], &[64, 1]).starting_at(3);
+        Ok(vec![soft(&contiguous(&part)?)?])
+    });
+    assert_eq!(odd, (2, 2), "an operand cannot begin anywhere");
+    let changed = counts(&device, |x| {
+        let made = soft(x)?;
+        let kept = contiguous(&made)?;
+        copy(&device, &made.view(), &x.view())?;
+        Ok(vec![soft(&kept)?, soft(&made)?])
+    });
+    assert_eq!(changed, (5, 5), "the copy keeps what is overwritten");
+    let output = counts(&device, |x| Ok(vec![contiguous(x)?]));
+    assert_eq!(output, (1, 1), "an output is memory of its own");
+}
+
+#[test]
+fn parts_of_a_whole_are_made_in_their_places() {
+    let device = device_or_skip!();
+    let joined = counts(&device, |x| {
+        let whole = Tensor::empty(&device, F, &[3, 8, 64])?;
+        for (part, made) in [soft(x)?, unary(Op::Exp, x)?, x.clone()].iter().enumerate() {
+            let to = whole.with(&[8, 64], &[64, 1]).starting_at(part as u64 * 512);
+            copy(&device, &to.view(), &made.view())?;
+        }
+        Ok(vec![whole])
+    });
+    assert_eq!(joined, (5, 3), "the input is still copied");
+}
+
+#[test]
+fn a_fused_program_follows_its_weights_and_its_inputs() {
+    let device = device_or_skip!();
+    let (weight, gain) = (Tensor::random(&device, F, &[24, 40], 1), Tensor::random(&device, F, &[24], 2));
+    let model = |inputs: &[&Tensor]| {
+        let x = unary(Op::Relu, &linear(inputs[0], &weight, None)?)?;
+        Ok(vec![unary(Op::Exp, &binary(Op::Mul, &x, &gain)?)?])
+    };
+    let (program, outs) = capture(&device, &[&Tensor::random(&device, F, &[3, 40], 0)], model).unwrap();
+    assert_eq!(program.report().commands.len(), 2, "{:#?}", program.report());
+    for round in 0..4 {
+        in_place(Op::Neg, if round % 2 == 0 { &weight } else { &gain }).unwrap();
+        let x = Tensor::random(&device, F, &[3, 40], 50 + round);
+        assert_eq!(run(&program, &[&x], &outs, None)[0], model(&[&x]).unwrap()[0].bytes(), "{round}");
+    }
+}
