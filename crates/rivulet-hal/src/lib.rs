@@ -13,6 +13,7 @@
 //! | [`host`] | the CPU's memory | inline, inside `submit` |
 //! | [`sim`] | a simulated GPU, for tests | late, out of step, with faults on demand |
 //! | `vulkan` | GPUs with Vulkan 1.2 or newer | on the GPU |
+//! | `metal` | Apple GPUs; [`metal::model`] runs its call sequence anywhere | on the GPU |
 //!
 //! # Who checks what
 //!
@@ -20,6 +21,8 @@
 //! (a range outside its memory, an unknown queue) is an error too, [`HalError::Usage`], never a panic.
 
 pub mod host;
+#[cfg(not(loom))]
+pub mod metal;
 pub mod sim;
 pub mod sync;
 pub mod thread;
@@ -271,6 +274,8 @@ pub enum PipelineSource {
         text: String,
         /// Name of the kernel function.
         entry: String,
+        /// Bytes of each argument in threadgroup memory, in order; the driver gives the kernel as many.
+        threadgroup: Vec<u32>,
     },
     /// A Rust function (host and sim only).
     Host(HostKernel),

@@ -28,7 +28,7 @@ mod pipeline;
 mod queue;
 mod shared;
 mod slot;
-mod spin;
+pub(crate) mod spin;
 mod timeline;
 
 pub use adapter::{adapters, open};
