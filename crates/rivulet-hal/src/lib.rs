@@ -433,11 +433,13 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     fn submit(&self, queue: QueueIndex, work: Vec<Submission>) -> Result<(), SubmitFailure>;
 }
 
-/// Adapters that can be opened on this machine: the host's, then those of Vulkan, best first. Loads Vulkan's drivers
-/// where there are any, but opens no device.
+/// Adapters that can be opened on this machine: the host's, then Metal's, then those of Vulkan, best first. Loads the
+/// drivers that there are, but opens no device.
 pub fn adapters() -> Vec<AdapterInfo> {
-    let host = std::iter::once(host::info());
+    let found = std::iter::once(host::info());
+    #[cfg(all(target_os = "macos", not(loom)))]
+    let found = found.chain(metal::adapters());
     #[cfg(not(loom))]
-    let host = host.chain(vulkan::adapters());
-    host.collect()
+    let found = found.chain(vulkan::adapters());
+    found.collect()
 }

@@ -430,6 +430,40 @@ fn a_failure_for_want_of_memory_concerns_its_timeline_and_those_that_waited() {
 }
 
 #[test]
+fn work_that_waited_for_failed_work_goes_on_and_never_counts_as_done() {
+    // Handlers come long after signals here, and tell that what was signalled is not to be used.
+    let options = Options { queues: Some(2), encoders: None };
+    let (device, control) =
+        open(&ModelConfig { options, delay: Duration::from_millis(30), ..ModelConfig::default() });
+    let target = memory(&device, 64);
+    let (first, second) = (device.timeline().unwrap(), device.timeline().unwrap());
+    for round in 1..=8 {
+        let (first, second) = if round == 1 {
+            (Arc::clone(&first), Arc::clone(&second))
+        } else {
+            (device.timeline().unwrap(), device.timeline().unwrap())
+        };
+        control.fail(failing("large", 8));
+        submit(&device, Q0, "large", &[], at(&first, 1), |_| ()).unwrap();
+        // Nothing else will ever signal the first timeline.
+        submit(&device, Q1, "waiter", &[at(&first, 1)], at(&second, 1), |recorder| {
+            recorder.fill(&whole(&target), 7).unwrap();
+        })
+        .unwrap();
+        let start = Instant::now();
+        let outcome = loop {
+            match second.completed() {
+                Ok(0) if start.elapsed() < LONG => std::thread::sleep(Duration::from_micros(50)),
+                other => break other,
+            }
+        };
+        assert!(matches!(outcome, Err(HalError::OutOfMemory { .. })), "{outcome:?}");
+        assert!(matches!(first.wait(1, LONG), Err(HalError::OutOfMemory { .. })));
+    }
+    no_faults(&control);
+}
+
+#[test]
 fn a_page_fault_loses_the_device_for_every_wait_within_two_seconds() {
     let (device, control) = two_queues();
     let target = memory(&device, 64);

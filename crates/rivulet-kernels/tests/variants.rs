@@ -1,5 +1,7 @@
 //! Every variant of every family is WGSL that naga accepts and can write for both targets.
 
+mod metal_text;
+
 use rivulet_kernels::*;
 
 fn pointwise() -> Vec<Kernel> {
@@ -50,6 +52,7 @@ fn declared(words: &[u32]) -> Features {
 
 fn check(kernels: &[Kernel]) {
     let mut failures = Vec::new();
+    let mut texts = metal_text::Texts::default();
     let mut labels = std::collections::HashSet::new();
     for kernel in kernels {
         assert!(labels.insert(kernel.label()), "two kernels are called {}", kernel.label());
@@ -58,9 +61,14 @@ fn check(kernels: &[Kernel]) {
                 Ok(Translated::SpirV(words)) => {
                     assert_eq!(declared(&words), kernel.requires(), "{} requires otherwise", kernel.label());
                 }
-                Ok(Translated::Msl { text, entry }) => {
-                    assert!(text.contains(&format!("kernel void {entry}(")))
+                Ok(Translated::Msl { text, entry, threadgroup }) => {
+                    assert!(text.contains(&format!("kernel void {entry}(")));
+                    failures.extend(metal_text::lint(kernel, &text, &threadgroup));
+                    texts.add(kernel, text);
                 }
+                // Metal has no matrices of 16 x 16.
+                Err(TranslateError::Write { .. })
+                    if target == Target::Msl && kernel.requires().contains(Features::COOPERATIVE) => {}
                 Err(error) => failures.push(error.to_string()),
             }
         }
@@ -72,6 +80,7 @@ fn check(kernels: &[Kernel]) {
         kernels.len(),
         failures[..failures.len().min(5)].join("\n")
     );
+    texts.compare();
 }
 
 #[test]

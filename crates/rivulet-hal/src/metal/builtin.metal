@@ -6,8 +6,8 @@ using metal::uint;
 // Sixteen bytes a thread; the last ones, and those whose ends do not lie on such a step, one by one.
 kernel void rivulet_copy(
   uint at [[thread_position_in_grid]]
-, device metal::uchar* target [[buffer(0)]]
-, device metal::uchar const* source [[buffer(1)]]
+, device uchar* target [[buffer(0)]]
+, device uchar const* source [[buffer(1)]]
 , constant metal::uint4& p [[buffer(2)]]
 ) {
     ulong count = (static_cast<ulong>(p.w) << 32u) | static_cast<ulong>(p.z);
@@ -15,8 +15,8 @@ kernel void rivulet_copy(
     if (first >= count) {
         return;
     }
-    device metal::uchar* to = target + p.x + first;
-    device metal::uchar const* from = source + p.y + first;
+    device uchar* to = target + p.x + first;
+    device uchar const* from = source + p.y + first;
     if ((p.x | p.y) % 16u == 0u && count - first >= 16u) {
         *reinterpret_cast<device metal::uint4*>(to) = *reinterpret_cast<device metal::uint4 const*>(from);
         return;

@@ -65,6 +65,11 @@ pub struct Options {
     pub encoders: Option<usize>,
 }
 
+/// The MSL of the driver's own kernels, copies and fills, for tests that compile it.
+pub const fn builtin_text() -> &'static str {
+    builtin::MSL
+}
+
 /// More command queues than this gain nothing: the GPU has few of its own.
 pub const MAX_QUEUES: usize = 4;
 
