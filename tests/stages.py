@@ -177,7 +177,21 @@ class Suite:
             return Count(skipped=1)
         # The bridge leaves its C++ part out when it is built for another platform than this one.
         command = ["cargo", "check", "--workspace", "--target", DARWIN, "--quiet"]
-        return check(run(command, 600).code == 0)
+        total = check(run(command, 600).code == 0)
+        if has_cargo("clippy"):
+            lint = ["cargo", "clippy", "-p", "rivulet-hal", "--target", DARWIN, "--quiet", "--", "-D", "warnings"]
+            total += check(run(lint, 600).code == 0)
+        return total
+
+    def metal_text(self) -> Count:
+        """A tenth of the kernels' MSL, another one with each commit, through the C++ compiler."""
+        if not shutil.which(os.environ.get("CXX") or "g++"):
+            say("skipped: there is no C++ compiler")
+            return Count(skipped=1)
+        env = {"RIVULET_MSL_SYNTAX": f"{commit_number() % 10 + 1}/10"}
+        if has_cargo("nextest"):
+            return nextest_count(run(["cargo", "nextest", "run", "-p", "rivulet-kernels", "--test", "variants"], 900, env))
+        return libtest_count(run(["cargo", "test", "-p", "rivulet-kernels", "--test", "variants"], 900, env))
 
     def deny(self) -> Count:
         if not has_cargo("deny"):
@@ -254,6 +268,7 @@ class Suite:
             chosen.append(Stage("seeded bugs", self.seeded_bugs))
         chosen += [
             Stage("macOS type check", self.darwin),
+            Stage("Metal texts", self.metal_text),
             Stage("dependency licences", self.deny),
             Stage(f"Python tests on {MAIN_TORCH}", self.main_python),
         ]

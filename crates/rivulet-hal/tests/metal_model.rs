@@ -222,6 +222,27 @@ fn copies_and_fills_begin_and_end_anywhere() {
     no_faults(&control);
 }
 
+#[test]
+fn parameters_of_a_kernel_do_not_stay_where_the_next_one_has_an_operand() {
+    let (device, control) = device();
+    let (source, target) = (memory(&device, 64), memory(&device, 64));
+    let timeline = device.timeline().unwrap();
+    submit(&device, Q0, "mixed", &[], at(&timeline, 1), |recorder| {
+        recorder.fill(&whole(&source), 1).unwrap();
+        // A fill has its parameters where a copy has its source.
+        for _ in 0..3 {
+            recorder.barrier().unwrap();
+            recorder.copy(&whole(&source), &whole(&target)).unwrap();
+            recorder.barrier().unwrap();
+            recorder.fill(&part(&target, 0, 32), 2).unwrap();
+        }
+    })
+    .unwrap();
+    assert!(timeline.wait(1, LONG).unwrap());
+    assert_eq!(words(&bytes(&target, 0, 64)), [[2; 8], [1; 8]].concat());
+    no_faults(&control);
+}
+
 /// Writes the parameters into the operand, cut to what fits.
 fn write_params(operands: &mut [&mut [u8]], params: &[u8], _groups: [u32; 3]) {
     let [target] = operands else { panic!("one operand") };
@@ -436,13 +457,8 @@ fn work_that_waited_for_failed_work_goes_on_and_never_counts_as_done() {
     let (device, control) =
         open(&ModelConfig { options, delay: Duration::from_millis(30), ..ModelConfig::default() });
     let target = memory(&device, 64);
-    let (first, second) = (device.timeline().unwrap(), device.timeline().unwrap());
-    for round in 1..=8 {
-        let (first, second) = if round == 1 {
-            (Arc::clone(&first), Arc::clone(&second))
-        } else {
-            (device.timeline().unwrap(), device.timeline().unwrap())
-        };
+    for _ in 0..8 {
+        let (first, second) = (device.timeline().unwrap(), device.timeline().unwrap());
         control.fail(failing("large", 8));
         submit(&device, Q0, "large", &[], at(&first, 1), |_| ()).unwrap();
         // Nothing else will ever signal the first timeline.

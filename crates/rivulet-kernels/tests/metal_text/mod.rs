@@ -2,7 +2,12 @@
 //! `tests/snapshots/msl`, one line for each op.
 //!
 //! `RIVULET_UPDATE_SNAPSHOTS=1` writes them anew. `RIVULET_MSL_OUT=folder` writes the texts themselves there, for a look at
-//! a difference, and for `tests/metal_shim`.
+//! a difference. `RIVULET_MSL_SYNTAX=1/10` compiles the first tenth of them with the machine's C++ compiler and the
+//! stand-in of `tests/metal_shim`, `1/1` all.
+
+#[allow(dead_code, reason = "here kernels are compiled and not run")]
+#[path = "../metal_shim/compiler.rs"]
+mod compiler;
 
 use rivulet_kernels::Kernel;
 use std::collections::BTreeMap;
@@ -21,9 +26,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("unpredictable", "loops are bounded by us"),
     ("loop_bound", "loops are bounded by us"),
     ("packed_", "its layout is not that of the parameter structs"),
-    ("isnan(", "a compiler may assume that there is none: bits are tested"),
-    ("isinf(", "a compiler may assume that there is none: bits are tested"),
-    ("isfinite(", "a compiler may assume that there is none: bits are tested"),
+    ("metal::isnan(", "a compiler may assume that there is none: bits are tested"),
+    ("metal::isinf(", "a compiler may assume that there is none: bits are tested"),
+    ("metal::isfinite(", "a compiler may assume that there is none: bits are tested"),
     ("metal::fast::", "kernels state their accuracy"),
     ("INFINITY", "values that are not finite are made of bits"),
     ("NAN", "values that are not finite are made of bits"),
@@ -77,7 +82,9 @@ pub fn lint(kernel: &Kernel, text: &str, threadgroup: &[u32]) -> Vec<String> {
             wrong(format!("binding {index} is not one argument"));
         }
     }
-    if arguments(&format!("p [[buffer({})]]", kernel.bindings())) != 1 {
+    let place = format!("[[buffer({})]]", kernel.bindings());
+    let params = text.lines().find(|line| line.starts_with(", constant Params& "));
+    if !params.is_some_and(|line| line.ends_with(&place)) {
         wrong("no parameters after the bindings".to_owned());
     }
     let struct_bytes = params_bytes(text);
@@ -115,6 +122,9 @@ fn params_bytes(text: &str) -> Option<u32> {
 /// The texts of one test.
 #[derive(Default)]
 pub struct Texts {
+    /// Labels and texts that are to be compiled.
+    chosen: Vec<(String, String)>,
+    seen: usize,
     /// By op: how many, and what they hash to, in order.
     ops: BTreeMap<String, (usize, u64)>,
 }
@@ -126,6 +136,10 @@ impl Texts {
         let (count, digest) = self.ops.entry(op).or_insert((0, FNV));
         *count += 1;
         *digest = [label.as_bytes(), text.as_bytes()].into_iter().flatten().fold(*digest, hash);
+        self.seen += 1;
+        if part().is_some_and(|(part, parts)| self.seen % parts == part % parts) {
+            self.chosen.push((label.clone(), text.clone()));
+        }
         if let Some(folder) = switch("RIVULET_MSL_OUT") {
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(Path::new(&folder).join(format!("{label}.metal")), text).unwrap();
@@ -134,8 +148,13 @@ impl Texts {
 
     /// Fails where they are not as kept.
     pub fn compare(self) {
+        for chunk in self.chosen.chunks(CHUNK) {
+            if let Err(error) = compiler::check_syntax(chunk) {
+                panic!("{error}");
+            }
+        }
         let test = std::thread::current().name().unwrap_or_default().to_owned();
-        assert!(test.ends_with("translate"), "digests are kept by the name of the test, which is {test:?}");
+        assert!(test.contains("translate"), "digests are kept by the name of the test, which is {test:?}");
         let mut lines = String::new();
         for (op, (count, digest)) in self.ops {
             writeln!(lines, "{op} {count} {digest:016x}").unwrap();
@@ -153,6 +172,16 @@ impl Texts {
             path.display()
         );
     }
+}
+
+/// Texts compiled in one go.
+const CHUNK: usize = 64;
+
+/// The part that `RIVULET_MSL_SYNTAX` names, and of how many.
+fn part() -> Option<(usize, usize)> {
+    let value = switch("RIVULET_MSL_SYNTAX")?;
+    let (part, parts) = value.split_once('/').expect("RIVULET_MSL_SYNTAX is like 1/10");
+    Some((part.parse().unwrap(), parts.parse().unwrap()))
 }
 
 const FNV: u64 = 0xcbf2_9ce4_8422_2325;

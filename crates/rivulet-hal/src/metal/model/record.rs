@@ -304,7 +304,7 @@ impl World {
     pub(super) fn set_threadgroup_memory(&self, commands: u64, encoder: u64, index: u32, bytes: u32) {
         self.encode(commands, encoder, "setThreadgroupMemoryLength", |_, pass, _| {
             if index >= limits::BUFFERS
-                || bytes % limits::THREADGROUP_ALIGNMENT != 0
+                || !bytes.is_multiple_of(limits::THREADGROUP_ALIGNMENT)
                 || bytes > limits::THREADGROUP_BYTES
             {
                 return Err(format!("{bytes} bytes at {index}"));
