@@ -78,6 +78,14 @@ fn what_metal_does_not_have_does_not_compile() {
 }
 
 #[test]
+fn one_bad_text_among_good_ones_is_found() {
+    let good = || ("good".to_owned(), text("out[local] = 1u;"));
+    compiler::check_syntax(&[good(), good()]).unwrap();
+    let bad = ("bad".to_owned(), text("out[local] = no_such;"));
+    assert!(compiler::check_syntax(&[good(), bad, good()]).unwrap_err().contains("no_such"));
+}
+
+#[test]
 fn the_drivers_own_kernels_compile() {
     let copies = metal::builtin_text().to_owned();
     compiler::check_syntax(&[("builtin".to_owned(), copies)]).unwrap();

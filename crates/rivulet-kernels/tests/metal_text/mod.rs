@@ -4,6 +4,8 @@
 //! `RIVULET_UPDATE_SNAPSHOTS=1` writes them anew. `RIVULET_MSL_OUT=folder` writes the texts themselves there, for a look at
 //! a difference. `RIVULET_MSL_SYNTAX=1/10` compiles the first tenth of them with the machine's C++ compiler and the
 //! stand-in of `tests/metal_shim`, `1/1` all.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says by a panic what is wrong")]
+#![allow(unreachable_pub, reason = "one binary of several files")]
 
 #[allow(dead_code, reason = "here kernels are compiled and not run")]
 #[path = "../metal_shim/compiler.rs"]
