@@ -57,6 +57,10 @@ fn check(kernels: &[Kernel]) {
     for kernel in kernels {
         assert!(labels.insert(kernel.label()), "two kernels are called {}", kernel.label());
         for target in [Target::SpirV(FloatControls::default()), Target::Msl] {
+            // For Metal alone.
+            if target != Target::Msl && kernel.requires().contains(Features::SIMD_MATRIX) {
+                continue;
+            }
             match translate(kernel, target) {
                 Ok(Translated::SpirV(words)) => {
                     assert_eq!(declared(&words), kernel.requires(), "{} requires otherwise", kernel.label());
@@ -278,6 +282,21 @@ fn products_on_cooperative_matrices_translate() {
         let activation = bias.then_some(Op::Gelu);
         let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads, split };
         kernels.push(Kernel::Matmul(key));
+    }
+    check(&kernels);
+}
+
+#[test]
+fn products_on_simdgroup_matrices_translate() {
+    let mut kernels = Vec::new();
+    for bits in 0..8 {
+        let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        for (input, output) in [(DType::F32, DType::F32), (DType::F16, DType::F16), (DType::F16, DType::F32)]
+        {
+            let activation = bias.then_some(Op::Gelu);
+            let key = MatmulSimd { input, output, a_along_k, b_along_k, bias, activation };
+            kernels.push(Kernel::MatmulSimd(key));
+        }
     }
     check(&kernels);
 }

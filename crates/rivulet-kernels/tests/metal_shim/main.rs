@@ -47,3 +47,4 @@ mod special;
 mod values;
 
 mod shim;
+mod simd;
