@@ -20,6 +20,7 @@ IN_FORCE = {
     "RIVULET_CACHE_DIR": "folder for compiled kernels; empty: none are kept",
     "RIVULET_DISABLE": "1: Rivulet stays off",
     "RIVULET_LIBRARY": "native library to load instead of the package's",
+    "RIVULET_METAL_ENCODERS": "threads that may encode for Metal at the same time, 1 to 64; as many as queues where not set",
     "RIVULET_MIRROR": "1: memory that CPU and device share is used as if it were not, for tests",
     "RIVULET_QUEUES": "hardware queues to use instead of the adapter's own choice",
     "RIVULET_VALIDATION": "1: Vulkan's validation layer looks on",

@@ -77,9 +77,8 @@ impl Gpu {
                 needs.memory_type_bits & (1 << index) != 0 && kind.property_flags.contains(wanted)
             };
             let (index, kind) = types.iter().enumerate().find(fits).ok_or("no such memory")?;
-            let info = vk::MemoryAllocateInfo::default()
-                .allocation_size(needs.size)
-                .memory_type_index(index as u32);
+            let info =
+                vk::MemoryAllocateInfo::default().allocation_size(needs.size).memory_type_index(index as u32);
             let memory = self.device.allocate_memory(&info, None)?;
             self.device.bind_buffer_memory(buffer, memory, 0)?;
             let mapped = if kind.property_flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE) {
@@ -105,10 +104,16 @@ fn at(times: &mut [f64], part: f64) -> f64 {
 }
 
 #[allow(clippy::too_many_lines, reason = "one measurement, told in order")]
-fn measure(entry: &ash::Entry, instance: &ash::Instance, physical: vk::PhysicalDevice, family: u32) -> Outcome<()> {
+fn measure(
+    entry: &ash::Entry,
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+    family: u32,
+) -> Outcome<()> {
     let _ = entry;
     let priorities = [1.0];
-    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
+    let queues =
+        [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
     let mut timeline = vk::PhysicalDeviceTimelineSemaphoreFeatures::default().timeline_semaphore(true);
     let extensions = [ash::khr::push_descriptor::NAME.as_ptr()];
     let create = vk::DeviceCreateInfo::default()
@@ -172,7 +177,8 @@ fn measure(entry: &ash::Entry, instance: &ash::Instance, physical: vk::PhysicalD
         let kept = make_buffer(make_pool(vk::CommandPoolCreateFlags::empty())?)?;
         let record = |commands: vk::CommandBuffer, way: Way, value: u32| -> Outcome<()> {
             let once = vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT;
-            let usage = if way == Way::SemaphoreRecorded { vk::CommandBufferUsageFlags::empty() } else { once };
+            let usage =
+                if way == Way::SemaphoreRecorded { vk::CommandBufferUsageFlags::empty() } else { once };
             device.begin_command_buffer(commands, &vk::CommandBufferBeginInfo::default().flags(usage))?;
             device.cmd_bind_pipeline(commands, vk::PipelineBindPoint::COMPUTE, pipeline);
             let info = [vk::DescriptorBufferInfo { buffer: data, offset: 0, range: 4096 }];
@@ -249,15 +255,21 @@ fn measure(entry: &ash::Entry, instance: &ash::Instance, physical: vk::PhysicalD
                         let wait = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
                         device.wait_semaphores(&wait, u64::MAX)?;
                     }
-                    Way::Fence => while !device.get_fence_status(fence)? {
-                        std::hint::spin_loop();
-                    },
-                    Way::Event => while !device.get_event_status(event)? {
-                        std::hint::spin_loop();
-                    },
-                    Way::Word | Way::WordAlone | Way::Update => while seen.read_volatile() != mark {
-                        std::hint::spin_loop();
-                    },
+                    Way::Fence => {
+                        while !device.get_fence_status(fence)? {
+                            std::hint::spin_loop();
+                        }
+                    }
+                    Way::Event => {
+                        while !device.get_event_status(event)? {
+                            std::hint::spin_loop();
+                        }
+                    }
+                    Way::Word | Way::WordAlone | Way::Update => {
+                        while seen.read_volatile() != mark {
+                            std::hint::spin_loop();
+                        }
+                    }
                 }
                 let done = begun.elapsed();
                 // What was not waited for ends before the next round begins.
@@ -290,7 +302,10 @@ fn measure(entry: &ash::Entry, instance: &ash::Instance, physical: vk::PhysicalD
         for _ in 0..polls {
             std::hint::black_box(device.get_semaphore_counter_value(semaphore)?);
         }
-        println!("  asking for the semaphore's value: {:.0} ns", begun.elapsed().as_secs_f64() * 1e9 / f64::from(polls));
+        println!(
+            "  asking for the semaphore's value: {:.0} ns",
+            begun.elapsed().as_secs_f64() * 1e9 / f64::from(polls)
+        );
         device.device_wait_idle()?;
     }
     Ok(())
@@ -313,7 +328,10 @@ fn main() -> Outcome<()> {
             let families = instance.get_physical_device_queue_family_properties(physical);
             for (family, kind) in families.iter().enumerate() {
                 if kind.queue_flags.contains(vk::QueueFlags::COMPUTE) {
-                    println!("{name}, family {family} of {} queues ({:?})", kind.queue_count, kind.queue_flags);
+                    println!(
+                        "{name}, family {family} of {} queues ({:?})",
+                        kind.queue_count, kind.queue_flags
+                    );
                     measure(&entry, &instance, physical, family as u32)?;
                 }
             }

@@ -13,6 +13,7 @@
 //! | [`host`] | the CPU's memory | inline, inside `submit` |
 //! | [`sim`] | a simulated GPU, for tests | late, out of step, with faults on demand |
 //! | `vulkan` | GPUs with Vulkan 1.2 or newer | on the GPU |
+//! | `metal` | Apple GPUs; [`metal::model`] runs its call sequence anywhere | on the GPU |
 //!
 //! # Who checks what
 //!
@@ -20,6 +21,8 @@
 //! (a range outside its memory, an unknown queue) is an error too, [`HalError::Usage`], never a panic.
 
 pub mod host;
+#[cfg(not(loom))]
+pub mod metal;
 pub mod sim;
 pub mod sync;
 pub mod thread;
@@ -28,6 +31,8 @@ pub mod vulkan;
 
 mod cpu;
 mod error;
+#[cfg(not(loom))]
+mod spin;
 pub use cpu::{copy_bytes, read_bytes, write_bytes};
 pub use error::{HalError, SubmitFailure};
 
@@ -271,6 +276,8 @@ pub enum PipelineSource {
         text: String,
         /// Name of the kernel function.
         entry: String,
+        /// Bytes of each argument in threadgroup memory, in order; the driver gives the kernel as many.
+        threadgroup: Vec<u32>,
     },
     /// A Rust function (host and sim only).
     Host(HostKernel),
@@ -443,11 +450,13 @@ pub fn may_have_gpu() -> bool {
         .any(|file| std::path::Path::new(file).exists())
 }
 
-/// Adapters that can be opened on this machine: the host's, then those of Vulkan, best first. Loads Vulkan's drivers
-/// where there are any, but opens no device.
+/// Adapters that can be opened on this machine: the host's, then Metal's, then those of Vulkan, best first. Loads the
+/// drivers that there are, but opens no device.
 pub fn adapters() -> Vec<AdapterInfo> {
-    let host = std::iter::once(host::info());
+    let found = std::iter::once(host::info());
+    #[cfg(all(target_os = "macos", not(loom)))]
+    let found = found.chain(metal::adapters());
     #[cfg(not(loom))]
-    let host = host.chain(vulkan::adapters());
-    host.collect()
+    let found = found.chain(vulkan::adapters());
+    found.collect()
 }

@@ -19,6 +19,9 @@ impl Features {
     /// Products of 16 x 16 float16 matrices with float32 sums that a subgroup of 32 holds together
     /// (`VK_KHR_cooperative_matrix`), with the Vulkan memory model, and 32 KiB of workgroup memory.
     pub const COOPERATIVE: Self = Self(8);
+    /// Products of 8 x 8 matrices of float16 or float32, with float32 sums, that a subgroup of 32 holds together: Metal's
+    /// simdgroup matrices.
+    pub const SIMD_MATRIX: Self = Self(16);
 
     /// True where every feature of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {

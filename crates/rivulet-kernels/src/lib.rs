@@ -35,6 +35,7 @@
 //! | [`Scan`]: cumsum, cumprod, logcumsumexp, cummax, cummin | out, x, indices where there are such | [`params::RowParams`] |
 //! | [`Matmul`]: in batches, bias, activation | out, a, b, bias | [`params::MatmulParams`] |
 //! | [`MatmulJoin`]: what a product in parts along k ends with | out, parts, bias | [`params::MatmulParams`] |
+//! | [`MatmulSimd`]: as [`Matmul`], on Metal's 8 x 8 matrices | out, a, b, bias | [`params::MatmulParams`] |
 //! | [`Gather`]: gather, index_select, embedding, index | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`Scatter`]: scatter, scatter_add, scatter_reduce, index_put | out, index, source | [`params::StridedParams`], `indexed` |
 //! | [`NormColumns`]: gradients of the weight and bias of layer_norm and rms_norm | weight, bias, gradient, x, mean, rstd | [`params::NormColumnsParams`] |
@@ -76,8 +77,8 @@ pub use features::Features;
 pub use kernel::{
     Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, FUSED_STEPS, Fused, FusedInput, FusedSource,
     FusedStep, Gather, HeadSize, IntMatmul, Kernel, Layout, LossReduction, MAX_GROUPS, Mask, Matmul,
-    MatmulJoin, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode, Pointwise, Pool, PoolOp,
-    Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore,
-    RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep, Tile, Unfold,
+    MatmulJoin, MatmulSimd, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode, Pointwise, Pool,
+    PoolOp, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Resample, ResampleMode, Row, RowOp,
+    RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep, Tile, Unfold,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

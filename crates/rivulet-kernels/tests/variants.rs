@@ -1,5 +1,7 @@
 //! Every variant of every family is WGSL that naga accepts and can write for both targets.
 
+mod metal_text;
+
 use rivulet_kernels::*;
 
 fn pointwise() -> Vec<Kernel> {
@@ -50,17 +52,27 @@ fn declared(words: &[u32]) -> Features {
 
 fn check(kernels: &[Kernel]) {
     let mut failures = Vec::new();
+    let mut texts = metal_text::Texts::default();
     let mut labels = std::collections::HashSet::new();
     for kernel in kernels {
         assert!(labels.insert(kernel.label()), "two kernels are called {}", kernel.label());
         for target in [Target::SpirV(FloatControls::default()), Target::Msl] {
+            // For Metal alone.
+            if target != Target::Msl && kernel.requires().contains(Features::SIMD_MATRIX) {
+                continue;
+            }
             match translate(kernel, target) {
                 Ok(Translated::SpirV(words)) => {
                     assert_eq!(declared(&words), kernel.requires(), "{} requires otherwise", kernel.label());
                 }
-                Ok(Translated::Msl { text, entry }) => {
-                    assert!(text.contains(&format!("kernel void {entry}(")))
+                Ok(Translated::Msl { text, entry, threadgroup }) => {
+                    assert!(text.contains(&format!("kernel void {entry}(")));
+                    failures.extend(metal_text::lint(kernel, &text, &threadgroup));
+                    texts.add(kernel, text);
                 }
+                // Metal has no matrices of 16 x 16.
+                Err(TranslateError::Write { .. })
+                    if target == Target::Msl && kernel.requires().contains(Features::COOPERATIVE) => {}
                 Err(error) => failures.push(error.to_string()),
             }
         }
@@ -72,6 +84,7 @@ fn check(kernels: &[Kernel]) {
         kernels.len(),
         failures[..failures.len().min(5)].join("\n")
     );
+    texts.compare();
 }
 
 #[test]
@@ -269,6 +282,21 @@ fn products_on_cooperative_matrices_translate() {
         let activation = bias.then_some(Op::Gelu);
         let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads, split };
         kernels.push(Kernel::Matmul(key));
+    }
+    check(&kernels);
+}
+
+#[test]
+fn products_on_simdgroup_matrices_translate() {
+    let mut kernels = Vec::new();
+    for bits in 0..8 {
+        let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        for (input, output) in [(DType::F32, DType::F32), (DType::F16, DType::F16), (DType::F16, DType::F32)]
+        {
+            let activation = bias.then_some(Op::Gelu);
+            let key = MatmulSimd { input, output, a_along_k, b_along_k, bias, activation };
+            kernels.push(Kernel::MatmulSimd(key));
+        }
     }
     check(&kernels);
 }

@@ -83,7 +83,8 @@ fn main() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
         let times = time(&device, rounds);
         over.store(true, Ordering::Relaxed);
-        let done: usize = busy.into_iter().map(|busy| busy.join().map_or(0, |rounds| rounds.unwrap_or(0))).sum();
+        let done: usize =
+            busy.into_iter().map(|busy| busy.join().map_or(0, |rounds| rounds.unwrap_or(0))).sum();
         show("beside 8 streams of 20 µs each", &times?);
         println!("rounds of the 8 streams meanwhile: {done}");
         Ok(())

@@ -16,6 +16,7 @@
 //! | `RIVULET_MIRROR` | 0, 1 | 1: memory that CPU and device share is used as if it were not, for tests |
 //! | `RIVULET_CACHE_DIR` | a folder, or empty | where compiled kernels are kept; empty: nowhere. Default: `rivulet` in `XDG_CACHE_HOME` or `~/.cache` |
 //! | `RIVULET_QUEUES` | 1 to the adapter's count | hardware queues to use |
+//! | `RIVULET_METAL_ENCODERS` | 1 to 64 | threads that may encode for Metal at the same time |
 //!
 //! Where several of the pool's modes are set, the one that stands higher in the table wins; a bad value is an
 //! error even where another variable wins.
@@ -129,15 +130,19 @@ pub const ADAPTER: &str = "RIVULET_ADAPTER";
 pub const QUEUES: &str = "RIVULET_QUEUES";
 /// Name of the variable that loads Vulkan's validation layer.
 pub const VALIDATION: &str = "RIVULET_VALIDATION";
+/// Name of the variable that bounds the threads which encode for Metal at the same time.
+pub const METAL_ENCODERS: &str = "RIVULET_METAL_ENCODERS";
 /// Name of the variable that hides the device's memory from the CPU.
 pub const MIRROR: &str = "RIVULET_MIRROR";
 /// Name of the variable that says where compiled kernels are kept.
 pub const CACHE_DIR: &str = "RIVULET_CACHE_DIR";
 /// More hardware queues than any adapter has.
 const MOST_QUEUES: i64 = 1024;
+/// More threads than ever encode at the same time.
+const MOST_ENCODERS: i64 = 64;
 
 /// Every variable, for reports.
-pub const VARIABLES: [&str; 10] = [
+pub const VARIABLES: [&str; 11] = [
     POOL_SIZE,
     POOL_SHARE,
     POOL_TIMEOUT,
@@ -145,6 +150,7 @@ pub const VARIABLES: [&str; 10] = [
     POOL_WAIT_TIMEOUT,
     ADAPTER,
     QUEUES,
+    METAL_ENCODERS,
     VALIDATION,
     MIRROR,
     CACHE_DIR,
@@ -265,6 +271,15 @@ pub fn cache_dir(env: &dyn EnvSource) -> Option<PathBuf> {
 pub fn wanted_queues(env: &dyn EnvSource) -> Result<Option<usize>, SettingError> {
     let queues = integer(env, QUEUES, 1..=MOST_QUEUES, "the queues of an adapter,")?;
     Ok(queues.and_then(|queues| usize::try_from(queues).ok()))
+}
+
+/// Reads `RIVULET_METAL_ENCODERS`; as many as there are queues where it is not set.
+///
+/// # Errors
+/// [`SettingError`].
+pub fn metal_encoders(env: &dyn EnvSource) -> Result<Option<usize>, SettingError> {
+    let threads = integer(env, METAL_ENCODERS, 1..=MOST_ENCODERS, "whole numbers")?;
+    Ok(threads.and_then(|threads| usize::try_from(threads).ok()))
 }
 
 /// Reads `RIVULET_VALIDATION`: whether Vulkan's validation layer looks on.
@@ -418,6 +433,9 @@ mod tests {
         assert_eq!(wanted_queues(&env(&[])), Ok(None));
         assert_eq!(wanted_queues(&env(&[(QUEUES, "4")])), Ok(Some(4)));
         assert!(wanted_queues(&env(&[(QUEUES, "0")])).is_err());
+        assert_eq!(metal_encoders(&env(&[])), Ok(None));
+        assert_eq!(metal_encoders(&env(&[(METAL_ENCODERS, "1")])), Ok(Some(1)));
+        assert!(metal_encoders(&env(&[(METAL_ENCODERS, "0")])).is_err());
         assert_eq!(queues(&env(&[]), 3), Ok(3));
         assert_eq!(queues(&env(&[(QUEUES, "2")]), 3), Ok(2));
         assert!(queues(&env(&[(QUEUES, "4")]), 3).is_err());

@@ -128,8 +128,29 @@ impl Device {
         // The host's adapter is the first of the list.
         match choose_adapter(&*options.env)?.and_then(|(_, place)| place.checked_sub(1)) {
             None => Self::with(rivulet_hal::host::open(), options),
-            Some(index) => Self::open_vulkan(index, options),
+            Some(index) => Self::open_gpu(index, options),
         }
+    }
+
+    /// Opens the adapter at `index` of those after the host's: Metal's come first.
+    #[cfg(all(target_os = "macos", not(loom)))]
+    fn open_gpu(index: usize, options: DeviceOptions) -> Result<Self> {
+        use rivulet_hal::metal;
+        let first = metal::adapters().len();
+        if let Some(index) = index.checked_sub(first) {
+            return Self::open_vulkan(index, options);
+        }
+        let settings = metal::Options {
+            queues: config::wanted_queues(&*options.env)?,
+            encoders: config::metal_encoders(&*options.env)?,
+        };
+        let hal = metal::open(index, &settings);
+        Self::with(hal.map_err(|error| Error::NoAdapter(error.to_string()))?, options)
+    }
+
+    #[cfg(any(not(target_os = "macos"), loom))]
+    fn open_gpu(index: usize, options: DeviceOptions) -> Result<Self> {
+        Self::open_vulkan(index, options)
     }
 
     #[cfg(loom)]

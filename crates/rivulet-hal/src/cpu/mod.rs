@@ -7,6 +7,8 @@ mod mirror;
 mod system;
 mod transfer;
 
+#[cfg(not(loom))]
+pub(crate) use command::Op;
 pub(crate) use command::{Command, Recording, Span, Timestamps};
 pub(crate) use memory::{Allocation, Budget};
 #[cfg(not(loom))]

@@ -5,8 +5,8 @@ use super::memory::VulkanMemory;
 use super::pipeline::VulkanPipeline;
 use super::queue::VulkanQueue;
 use super::shared::Shared;
-use super::spin::SpinTime;
 use super::timeline::VulkanTimeline;
+use crate::spin::SpinTime;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::{
     AdapterInfo, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc, QueueIndex, Recorder,

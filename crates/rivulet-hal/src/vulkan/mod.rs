@@ -28,7 +28,6 @@ mod pipeline;
 mod queue;
 mod shared;
 mod slot;
-mod spin;
 mod timeline;
 
 pub use adapter::{adapters, open};

@@ -1,7 +1,7 @@
 use super::cache::DiskCache;
 use super::instance::Connection;
 use super::slot::Slot;
-use super::spin::SpinTime;
+use crate::spin::SpinTime;
 use crate::sync::{Arc, Mutex};
 use crate::{HalError, MemoryUsage};
 use ash::{khr, vk};

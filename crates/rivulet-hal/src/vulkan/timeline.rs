@@ -1,5 +1,5 @@
 use super::shared::Shared;
-use crate::sync::{Arc, assert_no_lock_held, hint};
+use crate::sync::{Arc, assert_no_lock_held};
 use crate::{HalError, Timeline};
 use ash::vk;
 use std::time::{Duration, Instant};
@@ -69,16 +69,9 @@ impl Timeline for VulkanTimeline {
         }
         assert_no_lock_held("waits for a timeline");
         let start = Instant::now();
-        let spin = self.shared.spin.begin();
-        let longest = spin.longest.min(timeout);
-        while start.elapsed() < longest {
-            if self.reached(value)? {
-                spin.end(true);
-                return Ok(true);
-            }
-            hint::spin_loop();
+        if self.shared.spin.poll(timeout, || self.reached(value))? {
+            return Ok(true);
         }
-        spin.end(false);
         loop {
             let left = timeout.saturating_sub(start.elapsed());
             if self.sleep(value, left.min(SLICE))? {

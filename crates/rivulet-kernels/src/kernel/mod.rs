@@ -9,6 +9,7 @@ mod int_matmul;
 mod loss;
 mod matmul;
 mod matmul_join;
+mod matmul_simd;
 mod matmul_vectors;
 mod norm_columns;
 mod ops;
@@ -32,6 +33,7 @@ pub use int_matmul::IntMatmul;
 pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use matmul_join::MatmulJoin;
+pub use matmul_simd::MatmulSimd;
 pub use norm_columns::NormColumns;
 pub use ops::Op;
 pub use pad::{Pad, PadMode};
@@ -62,6 +64,8 @@ pub enum Kernel {
     Matmul(Matmul),
     /// Parts of a matrix product put together.
     MatmulJoin(MatmulJoin),
+    /// Matrix product on Metal's simdgroup matrices.
+    MatmulSimd(MatmulSimd),
     /// Many elements to one.
     Reduce(Reduce),
     /// Elements at places that an index tensor holds.
@@ -107,6 +111,7 @@ macro_rules! each_family {
             Kernel::Row($key) => $body,
             Kernel::Matmul($key) => $body,
             Kernel::MatmulJoin($key) => $body,
+            Kernel::MatmulSimd($key) => $body,
             Kernel::Reduce($key) => $body,
             Kernel::Gather($key) => $body,
             Kernel::Scatter($key) => $body,

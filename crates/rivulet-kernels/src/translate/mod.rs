@@ -27,9 +27,11 @@ pub enum Translated {
     Msl {
         /// The text.
         text: String,
-        /// Name of the kernel function. Its buffers are the bindings in order, then the parameters; workgroup
-        /// memory is declared inside.
+        /// Name of the kernel function. Its buffers are the bindings in order, the parameters, and the bindings'
+        /// lengths in bytes.
         entry: String,
+        /// Bytes of each argument in threadgroup memory, in order: WGSL's workgroup variables.
+        threadgroup: Vec<u32>,
     },
 }
 

@@ -80,7 +80,7 @@ pub(super) fn launch_once(
 /// Fails where the device cannot run kernels that need these features.
 pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Result<()> {
     let info = device.info();
-    if info.backend != Backend::Vulkan {
+    if !super::has_kernels(device) {
         return no_kernel(op, format!("{} has no native kernels", info.name));
     }
     for (feature, offered, name) in [
@@ -119,10 +119,13 @@ fn compile<'d>(device: &'d Device, op: &'static str, kernel: &Kernel) -> Result<
     };
     let compiled = device.pipelines().get(kernel, || {
         let label = kernel.label();
-        let translated = translate(kernel, Target::SpirV(controls));
+        let metal = device.info().backend == Backend::Metal;
+        let translated = translate(kernel, if metal { Target::Msl } else { Target::SpirV(controls) });
         let source = match translated.map_err(|error| error.to_string()) {
             Ok(Translated::SpirV(words)) => PipelineSource::SpirV(words),
-            Ok(Translated::Msl { text, entry }) => PipelineSource::Msl { text, entry },
+            Ok(Translated::Msl { text, entry, threadgroup }) => {
+                PipelineSource::Msl { text, entry, threadgroup }
+            }
             Err(reason) => return Err(HalError::Compile { label, reason }),
         };
         let (bindings, param_bytes, workgroup) =

@@ -68,7 +68,7 @@ use crate::error::{Error, Result};
 
 /// True where the device has kernels, false where PyTorch's CPU kernels do the work.
 pub fn has_kernels(device: &Device) -> bool {
-    device.info().backend == rivulet_hal::Backend::Vulkan
+    matches!(device.info().backend, rivulet_hal::Backend::Vulkan | rivulet_hal::Backend::Metal)
 }
 
 #[cold]

@@ -1,6 +1,9 @@
+//! How long a wait for a device polls before it sleeps.
+
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::hint;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest time that a wait polls before it sleeps. To sleep and be woken costs 30 µs on a desktop and up to 90 µs in a
 /// virtual machine beyond the work itself, so to poll for about twice that is at worst a few times as dear as the better
@@ -14,7 +17,7 @@ const RETRY: u32 = 16;
 
 /// How long the waits of a device poll. Any thread.
 #[derive(Debug)]
-pub(super) struct SpinTime {
+pub(crate) struct SpinTime {
     /// Waits in a row that polling did not end.
     missed: AtomicU32,
     /// Threads that poll now. More than half of the machine's cores would take them from who has work to do.
@@ -24,14 +27,14 @@ pub(super) struct SpinTime {
 
 /// A wait that polls, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Spin<'a> {
+struct Spin<'a> {
     time: &'a SpinTime,
     /// How long.
-    pub(super) longest: Duration,
+    longest: Duration,
 }
 
 impl SpinTime {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { missed: AtomicU32::new(0), polling: AtomicU32::new(0), most: OnceLock::new() }
     }
 
@@ -40,7 +43,26 @@ impl SpinTime {
         Self { most: OnceLock::from(most), ..Self::new() }
     }
 
-    pub(super) fn begin(&self) -> Spin<'_> {
+    /// Asks `done` again and again for at most `timeout`, and no longer than it is worth it; whether it came true.
+    pub(crate) fn poll<E>(
+        &self,
+        timeout: Duration,
+        mut done: impl FnMut() -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let spin = self.begin();
+        let (start, longest) = (Instant::now(), spin.longest.min(timeout));
+        while start.elapsed() < longest {
+            if done()? {
+                spin.end(true);
+                return Ok(true);
+            }
+            hint::spin_loop();
+        }
+        spin.end(false);
+        Ok(false)
+    }
+
+    fn begin(&self) -> Spin<'_> {
         let most = *self.most.get_or_init(|| {
             let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             u32::try_from(cores / 2).unwrap_or(u32::MAX)
@@ -55,7 +77,7 @@ impl SpinTime {
 
 impl Spin<'_> {
     /// Whether polling ended the wait.
-    pub(super) fn end(self, ended: bool) {
+    fn end(self, ended: bool) {
         if !ended {
             self.time.missed.fetch_add(1, Ordering::Relaxed);
         } else if self.time.missed.load(Ordering::Relaxed) != 0 {
