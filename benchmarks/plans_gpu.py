@@ -4,8 +4,8 @@ torch.compile(mode="reduce-overhead"). Calls a second of all threads together, e
     RIVULET_ADAPTER=nvidia RIVULET_ACCELERATOR=cuda python benchmarks/plans_gpu.py --out result.json
     RIVULET_ADAPTER=llvmpipe LP_NUM_THREADS=0 python benchmarks/plans_gpu.py --quick
 
-A plan's call and a graph's replay get the input that is on the device already. Joined calls go through a Batcher over the
-same plan, whose dim 0 is free; their latencies are those of single calls. `empty` is a plan that does nothing: what the
+A plan's call and a graph's replay get the input that is on the device already. Joined calls are those of a plan whose dim 0
+is free, with `coalesce`; their latencies are those of single calls. `empty` is a plan that does nothing: what the
 interpreter alone allows.
 """
 
@@ -135,8 +135,9 @@ def mps_calls(run: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Maker:
     return make
 
 
-def joined_calls(batcher: Any, x: torch.Tensor) -> Maker:
-    return lambda: lambda: batcher(x)
+def joined_calls(plan: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Maker:
+    # The result is complete when the call returns.
+    return lambda: lambda: plan(x)
 
 
 class Nothing(nn.Module):
@@ -215,11 +216,14 @@ def main() -> int:
                 show(name, "mps eager", count, mps_calls(there, on_card))
                 show(name, "plan", count, mps_calls(plan, on_card))
             if most:
-                free = rivulet.capture(there, on_card, dynamic_batch=True)
-                with rivulet.Batcher(free, max_batch=most) as batcher:
+                for flights in (1, 2):
+                    joined = rivulet.capture(there, on_card, dynamic_batch=True)
+                    joined.coalesce(max_batch=most, max_in_flight=flights)
+                    way = "plan, joined calls" + (f", {flights} in flight" if flights > 1 else "")
                     for count in threads:
-                        show(name, "plan, joined calls", count, joined_calls(batcher, on_card))
-                    print("    ", batcher.stats())
+                        show(name, way, count, joined_calls(joined, on_card))
+                    sizes = joined.stats()["joined"]["sizes"]
+                    print("     calls of a batch:", dict(sorted((int(size), count) for size, count in sizes.items())))
     if args.out:
         result = {"machine": record.machine(), "commit": record.commit(), "versions": record.versions(), "rows": rows}
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -425,6 +425,10 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// Keeps what was compiled for later processes, where the driver can and was told where. May take milliseconds; the
     /// driver also does it by itself from time to time, and when the device is dropped.
     fn save_pipelines(&self) {}
+    /// True where a layer looks for conflicts of commands: what a kernel is bound to then counts as touched.
+    fn is_validated(&self) -> bool {
+        false
+    }
     /// Opens a recorder whose commands will run on `queue`.
     ///
     /// # Errors

@@ -50,6 +50,7 @@
 //! | [`Unfold`]: columns of an image, and back | out, x | [`params::UnfoldParams`] |
 //! | [`Search`]: places in sorted rows | out, rows, values, order | [`params::SearchParams`] |
 //! | [`IntMatmul`]: in batches | out, a, b | [`params::IntMatmulParams`] |
+//! | [`JoinRows`]: of one memory | out, source | [`params::JoinRowsParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
@@ -76,9 +77,10 @@ pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
     Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, FUSED_STEPS, Fused, FusedInput, FusedSource,
-    FusedStep, Gather, HeadSize, IntMatmul, Kernel, Layout, LossReduction, MAX_GROUPS, Mask, Matmul,
-    MatmulJoin, MatmulSimd, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode, Pointwise, Pool,
-    PoolOp, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Resample, ResampleMode, Row, RowOp,
-    RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep, Tile, Unfold,
+    FusedStep, Gather, HeadSize, IntMatmul, JoinRows, Kernel, Layout, LossReduction, MAX_GROUPS, Mask,
+    Matmul, MatmulJoin, MatmulSimd, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad, PadMode,
+    Pointwise, Pool, PoolOp, Reduce, ReduceOp, ReduceOutput, ReduceStage, ReduceThreads, Resample,
+    ResampleMode, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep,
+    Tile, Unfold,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

@@ -449,6 +449,22 @@ pub struct UnfoldParams {
     pub unused: [u32; 2],
 }
 
+/// Parameters of a dispatch that joins rows. All in 32-bit words.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct JoinRowsParams {
+    /// First word of the output.
+    pub out: u32,
+    /// Words of a row.
+    pub words: u32,
+    /// Rows, at most 28.
+    pub rows: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: u32,
+    /// First word of each row in the source.
+    pub first: [u32; 28],
+}
+
 /// Parameters of a search in sorted rows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]

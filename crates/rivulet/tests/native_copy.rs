@@ -4,9 +4,9 @@
 
 mod gpu;
 
-use gpu::{dense, device_or_skip, layouts, numbers, rounded, tensor, zeros};
-use rivulet::Device;
-use rivulet::ops::{DType, Op, Scalar, copy, fill, pointwise};
+use gpu::{Shape, dense, device_or_skip, layouts, numbers, rounded, tensor, zeros};
+use rivulet::ops::{DType, Op, Scalar, copy, fill, join, pointwise};
+use rivulet::{Device, Error};
 
 #[test]
 fn every_type_is_copied_between_all_layouts() {
@@ -154,4 +154,60 @@ fn what_no_kernel_can_do_is_told_apart_from_what_is_wrong() {
     let y = zeros(&host, DType::F32, &dense(&[4]));
     assert!(gpu::no_kernel(copy(&host, &y.view(), &y.view())).contains("no native kernels"));
     assert_eq!(x.values(), [0.0; 4]);
+}
+
+/// The adapter of all tests without the layer, for what is recorded in another way under it.
+fn without_the_layer() -> Option<Device> {
+    let wanted = gpu::adapter::wanted();
+    let index = rivulet_hal::vulkan::adapters().iter().position(|found| found.name.contains(&wanted))?;
+    let hal = rivulet_hal::vulkan::open(index, rivulet_hal::vulkan::Options::default()).unwrap();
+    Some(Device::with(hal, rivulet::DeviceOptions::default()).unwrap())
+}
+
+#[test]
+fn tensors_of_any_number_and_size_are_joined() {
+    let validated = device_or_skip!();
+    for device in [validated, without_the_layer().unwrap()] {
+        for dtype in [DType::F32, DType::F16, DType::I64, DType::U8] {
+            // Rows of one tensor each, of several, none at all, and more than one dispatch takes.
+            for counts in [&[8][..], &[8, 8], &[8, 16, 8, 24], &[4, 0, 12, 8], &[16; 70]] {
+                let parts: Vec<_> = counts
+                    .iter()
+                    .enumerate()
+                    .map(|(index, &count)| {
+                        let values = numbers(dtype, count as usize, index as u64);
+                        // Every other one begins inside its block.
+                        let offset = if index % 2 == 0 { 0 } else { 8 };
+                        (tensor(&device, dtype, &Shape { offset, ..dense(&[count]) }, &values), values)
+                    })
+                    .collect();
+                let out = zeros(&device, dtype, &Shape { offset: 4, ..dense(&[counts.iter().sum()]) });
+                let views: Vec<_> = parts.iter().map(|(part, _)| part.view()).collect();
+                join(&device, &out.view(), &views).unwrap();
+                let want: Vec<f64> = parts.iter().flat_map(|(_, values)| values.clone()).collect();
+                assert_eq!(out.values(), want, "{dtype:?} {counts:?}");
+            }
+        }
+    }
+    gpu::clean();
+}
+
+#[test]
+fn what_cannot_be_joined_is_refused_and_changes_nothing() {
+    let device = device_or_skip!();
+    let values = numbers(DType::F32, 8, 1);
+    let part = tensor(&device, DType::F32, &dense(&[8]), &values);
+    let out = zeros(&device, DType::F32, &dense(&[9]));
+    let error = join(&device, &out.view(), &[part.view()]).unwrap_err();
+    assert!(error.to_string().contains("8 elements together, the output 9"), "{error}");
+    let other = tensor(&device, DType::I32, &dense(&[9]), &[1.0; 9]);
+    assert!(join(&device, &out.view(), &[other.view()]).is_err());
+    let mut apart = part.view();
+    (apart.shape[0], apart.strides[0]) = (4, 2);
+    assert!(join(&device, &out.view(), &[apart]).is_err());
+    let halves = tensor(&device, DType::F16, &dense(&[3]), &[1.0; 3]);
+    let narrow = zeros(&device, DType::F16, &dense(&[3]));
+    assert!(matches!(join(&device, &narrow.view(), &[halves.view()]), Err(Error::NoKernel { .. })));
+    assert_eq!(out.values(), [0.0; 9]);
+    gpu::clean();
 }

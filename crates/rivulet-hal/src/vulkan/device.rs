@@ -98,7 +98,7 @@ impl VulkanDevice {
             unified: info.unified_memory,
             lost: OnceLock::new(),
             device,
-            _connection: connection,
+            connection,
         });
         Ok(Arc::new(Self { info, queues, shared }))
     }
@@ -153,6 +153,10 @@ impl Device for VulkanDevice {
         {
             disk.save(&self.shared);
         }
+    }
+
+    fn is_validated(&self) -> bool {
+        self.shared.connection.is_validated()
     }
 
     fn recorder(&self, queue: QueueIndex) -> Result<Box<dyn Recorder>, HalError> {

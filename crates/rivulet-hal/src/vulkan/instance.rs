@@ -42,6 +42,11 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// True where Khronos' layer listens.
+    pub(super) fn is_validated(&self) -> bool {
+        self.messenger.is_some()
+    }
+
     /// Loads the Vulkan library of the system and makes an instance.
     pub(super) fn open(validation: bool) -> Result<Arc<Self>, HalError> {
         // SAFETY: loading runs the initialisers of the system's Vulkan loader, which is what the user asked for by

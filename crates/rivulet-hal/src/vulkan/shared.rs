@@ -43,7 +43,7 @@ pub(super) struct Shared {
     /// Why the device is lost, once it is.
     pub(super) lost: OnceLock<String>,
     /// Outlives the device.
-    pub(super) _connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
 }
 
 impl std::fmt::Debug for Shared {

@@ -6,6 +6,7 @@ mod conv;
 mod fused;
 mod index;
 mod int_matmul;
+mod join_rows;
 mod loss;
 mod matmul;
 mod matmul_join;
@@ -30,6 +31,7 @@ pub use conv::{Conv, ConvKind};
 pub use fused::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep};
 pub use index::{Gather, Scatter, ScatterOp};
 pub use int_matmul::IntMatmul;
+pub use join_rows::JoinRows;
 pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
 pub use matmul_join::MatmulJoin;
@@ -102,6 +104,8 @@ pub enum Kernel {
     IntMatmul(IntMatmul),
     /// Several ops element by element.
     Fused(Fused),
+    /// Rows one after another.
+    JoinRows(JoinRows),
 }
 
 macro_rules! each_family {
@@ -130,6 +134,7 @@ macro_rules! each_family {
             Kernel::Search($key) => $body,
             Kernel::IntMatmul($key) => $body,
             Kernel::Fused($key) => $body,
+            Kernel::JoinRows($key) => $body,
         }
     };
 }

@@ -1,23 +1,32 @@
 //! Dense tensors one after another.
 
+use super::launch::pipeline;
 use super::view::View;
-use super::{dtype_bytes, no_kernel, refuse};
+use super::{dtype_bytes, has_kernels, no_kernel, refuse};
 use crate::error::Result;
 use crate::ids::Access;
 use crate::memory::Block;
+use crate::plan::noting;
 use crate::{Device, DeviceOp};
-use rivulet_hal::BufferRange;
+use rivulet_hal::sync::Arc;
+use rivulet_hal::{BufferRange, ByteRange, HalError, Operand, Recorder};
+use rivulet_kernels::params::JoinRowsParams;
+use rivulet_kernels::{JoinRows, Kernel};
 use smallvec::SmallVec;
 
 const OP: &str = "join";
 /// Inputs that are held without allocating.
 const INLINE: usize = 32;
-/// What a driver's copies count in.
+/// What a driver's copies and the kernel's rows count in.
 const WORD: u64 = 4;
+/// Fewer inputs than this are copied one by one: a copy costs a driver about as much as a dispatch.
+const FEW: usize = 3;
+/// Rows for which one kernel is worth it.
+const MOST_ROWS: u64 = 8 * JoinRows::MOST as u64;
 
 /// Copies the elements of dense `inputs` one after another into dense `out`, which has as many as they have together and
-/// their type: what `torch.cat` does along the first dimension. One op with a copy for each input, in no order among each
-/// other. Any thread.
+/// their type: what `torch.cat` does along the first dimension. One op: a kernel where the inputs lie in one memory, else a
+/// copy for each of them. Any thread.
 ///
 /// # Errors
 /// [`Error::BadOperand`](crate::Error::BadOperand) where types or numbers of elements differ or a view is not dense;
@@ -54,10 +63,97 @@ pub fn join(device: &Device, out: &View<'_>, inputs: &[View<'_>]) -> Result<()> 
     if copies.is_empty() {
         return Ok(());
     }
-    device.record(&DeviceOp::new(OP, &blocks), |recorder| {
-        copies.iter().try_for_each(|(from, to)| recorder.copy(from, to))
-    })?;
+    let op = DeviceOp::new(OP, &blocks);
+    if let Some(rows) = Rows::of(device, &copies) {
+        let pipeline = pipeline(device, OP, &Kernel::JoinRows(JoinRows))?;
+        return device.record(&op, |recorder| rows.dispatch(recorder, pipeline)).map(|_| ());
+    }
+    device.record(&op, |recorder| copies.iter().try_for_each(|(from, to)| recorder.copy(from, to)))?;
     Ok(())
+}
+
+/// Inputs of one memory as rows of the same size.
+struct Rows<'c> {
+    copies: &'c [(BufferRange, BufferRange)],
+    /// Bytes of the memory that the kernel is bound to; what lies between the rows is not touched.
+    span: ByteRange,
+    /// Bytes of a row.
+    size: u64,
+}
+
+impl<'c> Rows<'c> {
+    /// `None` where copies are better, or the only way: a layer that looks for conflicts takes all that a kernel is bound
+    /// to for touched, and a program knows memory by its blocks.
+    fn of(device: &Device, copies: &'c [(BufferRange, BufferRange)]) -> Option<Self> {
+        if copies.len() < FEW || !has_kernels(device) || device.hal().is_validated() || noting::is_open() {
+            return None;
+        }
+        let memory = &copies[0].0.memory;
+        let (mut span, mut size) = (copies[0].0.range, 0);
+        for (from, _) in copies {
+            if !Arc::ptr_eq(&from.memory, memory) {
+                return None;
+            }
+            span.start = span.start.min(from.range.start);
+            span.end = span.end.max(from.range.end);
+            size = greatest_common_divisor(from.range.len(), size);
+        }
+        // As far as blocks are aligned, a binding may begin.
+        span.start -= span.start % ALIGNMENT;
+        let bytes: u64 = copies.iter().map(|(from, _)| from.range.len()).sum();
+        let reach = device.info().max_binding.min(u64::from(u32::MAX));
+        (bytes / size <= MOST_ROWS && span.len() <= reach).then_some(Self { copies, span, size })
+    }
+
+    fn dispatch(
+        &self,
+        recorder: &mut dyn Recorder,
+        pipeline: &Arc<dyn rivulet_hal::Pipeline>,
+    ) -> std::result::Result<(), HalError> {
+        let (first_from, first_to) = &self.copies[0];
+        let total: u64 = self.copies.iter().map(|(from, _)| from.range.len()).sum();
+        let start = first_to.range.start;
+        let bound = ByteRange { start: start - start % ALIGNMENT, end: start + total };
+        let operands = [
+            Operand { memory: &first_to.memory, range: bound, write: true },
+            Operand { memory: &first_from.memory, range: self.span, write: false },
+        ];
+        let word = |bytes: u64| (bytes / WORD) as u32;
+        let mut params = JoinRowsParams {
+            out: word(start - bound.start),
+            words: word(self.size),
+            ..JoinRowsParams::default()
+        };
+        let rows = self
+            .copies
+            .iter()
+            .flat_map(|(from, _)| (from.range.start..from.range.end).step_by(self.size as usize));
+        let mut run = |params: &mut JoinRowsParams| {
+            let groups = JoinRows.groups(params.words, params.rows);
+            let done = recorder.dispatch_on(pipeline, &operands, bytemuck::bytes_of(params), groups);
+            params.out += params.rows * params.words;
+            params.rows = 0;
+            done
+        };
+        for row in rows {
+            params.first[params.rows as usize] = word(row - self.span.start);
+            params.rows += 1;
+            if params.rows as usize == JoinRows::MOST {
+                run(&mut params)?;
+            }
+        }
+        if params.rows > 0 { run(&mut params) } else { Ok(()) }
+    }
+}
+
+/// Where bindings may begin; blocks do.
+const ALIGNMENT: u64 = 256;
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// Bytes of a view's block.
