@@ -7,14 +7,13 @@ mod common;
 #[path = "common/cross.rs"]
 mod cross;
 
-use common::{add, add_kernel, copy, fill, load_word, read, sim, sim_with, store_word, until, within, write};
+use common::{add, add_kernel, copy, fill, read, sim, sim_with, store_word, until, within, write};
 use cross::{crossed, reachable, storm, streams};
 use rivulet::hazard::Tracking;
-use rivulet::{Access, Device, Event, Stream};
+use rivulet::{Access, Event};
 use rivulet_hal::QueueIndex;
 use rivulet_hal::sim::{Delay, SimConfig, SimControl};
 use rivulet_hal::sync::Arc;
-use std::sync::Barrier;
 use std::time::Duration;
 
 fn quick(queues: usize, seed: u64) -> SimConfig {
