@@ -145,7 +145,7 @@ def test_outputs_that_only_happen_to_be_as_long_as_the_longest_are_not_cut():
         return {"features": torch.cat([x.sum(1), x.sum(1)], 1), "sequence": x}
 
     gated = Gated(model)
-    batcher = rivulet.Batcher(gated, pad="longest")
+    batcher = rivulet.Batcher(lambda x: gated(x), pad="longest")
     # Two elements give four features, which is the length of the longest; then that of another call.
     for lengths in ([3, 4], [4, 5], [4, 2]):
         inputs = [torch.randn(1, n, 2, device="mps") for n in lengths]
@@ -156,3 +156,4 @@ def test_outputs_that_only_happen_to_be_as_long_as_the_longest_are_not_cut():
                 result = future.result(LONG)
                 torch.testing.assert_close(result["features"], torch.cat([x.sum(1), x.sum(1)], 1))
                 assert torch.equal(result["sequence"], x)
+    assert batcher.stats()["retried"] == 0
