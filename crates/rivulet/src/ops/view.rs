@@ -218,3 +218,32 @@ impl<'b> View<'b> {
         self.offset as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_reach_from_the_lowest_element_to_the_highest() {
+        let device = crate::Device::host();
+        let block = device.allocate(1024).unwrap();
+        let view = |offset, shape: &[u64], strides: &[i64]| View {
+            block: &block,
+            dtype: DType::F16,
+            offset,
+            shape: SmallVec::from_slice(shape),
+            strides: SmallVec::from_slice(strides),
+        };
+        for (view, start, end) in [
+            (view(3, &[], &[]), 6, 8),
+            (view(3, &[2, 5], &[5, 1]), 6, 26),
+            (view(3, &[2, 5], &[20, 2]), 6, 64),
+            (view(30, &[2, 5], &[-5, -1]), 42, 62),
+            (view(3, &[7, 5], &[0, 1]), 6, 16),
+            (view(3, &[7, 0], &[1, 1]), 6, 6),
+        ] {
+            assert_eq!(view.bytes(), ByteRange { start, end }, "{view:?}");
+        }
+        device.free(block);
+    }
+}
