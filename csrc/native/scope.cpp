@@ -33,7 +33,19 @@ uint32_t current_native_op() {
   return native_op;
 }
 
-NativeScope::NativeScope(uint32_t op) : previous_(native_op), memory_(Writer::Device), nested_(kNested) {
+namespace {
+
+// Below a dispatch mode of Python's, PyTorch excludes every key above Python's, kNested with them.
+c10::impl::LocalDispatchKeySet with_nested() {
+  auto keys = c10::impl::tls_local_dispatch_key_set();
+  keys.included_ = keys.included_.add(kNested);
+  keys.excluded_ = keys.excluded_.remove(kNested);
+  return keys;
+}
+
+} // namespace
+
+NativeScope::NativeScope(uint32_t op) : previous_(native_op), memory_(Writer::Device), nested_(with_nested()) {
   native_op = op;
 }
 

@@ -48,7 +48,7 @@ class NativeScope {
  private:
   uint32_t previous_;
   KernelMemory memory_;
-  c10::impl::IncludeDispatchKeyGuard nested_;
+  c10::impl::ForceDispatchKeyGuard nested_;
 };
 
 // True for an operand that an op changes though its schema does not mark it.

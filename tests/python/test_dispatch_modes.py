@@ -1,0 +1,38 @@
+"""Ops with kernels under a dispatch mode of Python's, such as a counter of FLOPs: they are what they are without one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import rivulet
+
+LLVMPIPE = any("llvmpipe" in adapter.name for adapter in rivulet.adapters())
+
+# An op that reaches another inside PyTorch's code, over memory that the CPU has not seen.
+SCRIPT = """
+import torch, rivulet
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Passes(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+table = torch.randn(2000, 16, device="mps")
+host = table.cpu()
+for k in range(40):
+    junk = torch.full((4, 300), 10**9 + k, device="mps")
+    del junk
+    with Passes():
+        index = torch.full((1, 300), 3, device="mps").add(k).expand(4, 300)
+        rows = torch.nn.functional.embedding(index, table)
+    assert torch.equal(rows.cpu(), host[3 + k].expand(4, 300, 16)), k
+assert not rivulet.fallback_counts(), rivulet.fallback_counts()
+"""
+
+
+@pytest.mark.skipif(
+    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
+)
+def test_native_ops_under_a_mode(run_python):
+    run_python(SCRIPT, env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0"})
