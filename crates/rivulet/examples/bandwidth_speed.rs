@@ -41,12 +41,7 @@ fn rate(
         device.synchronize()?;
         best = best.min(start.elapsed().as_secs_f64() / f64::from(TIMES));
     }
-    println!(
-        "{:5} {name:24} {:8.1} GB/s {:9.1} us",
-        dtype.name(),
-        bytes as f64 / best / 1e9,
-        best * 1e6
-    );
+    println!("{:5} {name:24} {:8.1} GB/s {:9.1} us", dtype.name(), bytes as f64 / best / 1e9, best * 1e6);
     Ok(())
 }
 
@@ -66,15 +61,7 @@ fn main() -> Outcome<()> {
         let flat = |block| View::dense(block, dtype, &[count]);
         rate(&device, dtype, "copy", 2 * bytes, || copy(&device, &flat(&out), &flat(&x)))?;
         rate(&device, dtype, "add", 3 * bytes, || {
-            pointwise(
-                &device,
-                Op::Add,
-                dtype,
-                &flat(&out),
-                &[flat(&x), flat(&y)],
-                None,
-                &[Scalar::F32(1.0)],
-            )
+            pointwise(&device, Op::Add, dtype, &flat(&out), &[flat(&x), flat(&y)], None, &[Scalar::F32(1.0)])
         })?;
         rate(&device, dtype, "relu", 2 * bytes, || {
             pointwise(&device, Op::Relu, dtype, &flat(&out), &[flat(&x)], None, &[])
@@ -90,16 +77,7 @@ fn main() -> Outcome<()> {
             let vector = |block| View::dense(block, dtype, &[size]);
             rate(&device, dtype, &format!("layer_norm of {size}"), moved, || {
                 let (weight, bias) = (vector(&weight), vector(&bias));
-                layer_norm(
-                    &device,
-                    &matrix(&out),
-                    None,
-                    None,
-                    &matrix(&x),
-                    Some(&weight),
-                    Some(&bias),
-                    1e-5,
-                )
+                layer_norm(&device, &matrix(&out), None, None, &matrix(&x), Some(&weight), Some(&bias), 1e-5)
             })?;
         }
     }
