@@ -1,6 +1,7 @@
 //! Every variant of every family is WGSL that naga accepts and can write for both targets.
 
 use rivulet_kernels::*;
+use std::collections::HashMap;
 
 fn pointwise() -> Vec<Kernel> {
     let mut kernels = Vec::new();
@@ -301,6 +302,37 @@ fn products_on_cooperative_matrices_translate() {
         }
     }
     check(&kernels);
+    for kernel in kernels {
+        let Kernel::Matmul(key) = kernel else { continue };
+        let encoding: &[u32] = if key.input == DType::BF16 { &[16, 0] } else { &[16] };
+        let mut components = components(&kernel);
+        components.sort();
+        assert_eq!(components, [(0, encoding.to_vec()), (1, encoding.to_vec()), (2, vec![32])], "{key:?}");
+    }
+}
+
+/// Use and component type, by what its OpTypeFloat says, of every type of cooperative matrices in a kernel.
+fn components(kernel: &Kernel) -> Vec<(u32, Vec<u32>)> {
+    let Ok(Translated::SpirV(words)) = translate(kernel, Target::SpirV(FloatControls::default())) else {
+        panic!("no SPIR-V")
+    };
+    let (mut floats, mut constants) = (HashMap::new(), HashMap::new());
+    let mut found = Vec::new();
+    let mut rest = &words[5..];
+    while let Some(&first) = rest.first() {
+        let (instruction, tail) = rest.split_at((first >> 16) as usize);
+        match first & 0xffff {
+            22 => drop(floats.insert(instruction[1], instruction[2..].to_vec())),
+            43 => drop(constants.insert(instruction[2], instruction[3])),
+            4456 => {
+                let component = floats.get(&instruction[2]).cloned().unwrap_or_default();
+                found.push((constants[&instruction[6]], component));
+            }
+            _ => {}
+        }
+        rest = tail;
+    }
+    found
 }
 
 #[test]
