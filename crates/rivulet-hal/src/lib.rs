@@ -111,6 +111,10 @@ pub struct ShaderFeatures {
     pub round_even_f16: bool,
     /// Subgroups of 32 multiply 16 x 16 matrices of float16 with sums in float32, under the Vulkan memory model.
     pub cooperative_f16: bool,
+    /// The same of bfloat16.
+    pub cooperative_bf16: bool,
+    /// Processors that workgroups are shared out to, where the driver tells.
+    pub processors: Option<u32>,
 }
 
 /// What a piece of memory is for; a driver picks its heap from this.

@@ -17,11 +17,13 @@ impl Features {
     /// Subgroup arithmetic in compute shaders.
     pub const SUBGROUP: Self = Self(4);
     /// Products of 16 x 16 float16 matrices with float32 sums that a subgroup of 32 holds together
-    /// (`VK_KHR_cooperative_matrix`), with the Vulkan memory model, and 32 KiB of workgroup memory.
+    /// (`VK_KHR_cooperative_matrix`), with the Vulkan memory model, and 48 KiB of workgroup memory.
     pub const COOPERATIVE: Self = Self(8);
     /// Products of 8 x 8 matrices of float16 or float32, with float32 sums, that a subgroup of 32 holds together: Metal's
     /// simdgroup matrices.
     pub const SIMD_MATRIX: Self = Self(16);
+    /// The same of bfloat16 (`VK_KHR_shader_bfloat16`).
+    pub const COOPERATIVE_BF16: Self = Self(32);
 
     /// True where every feature of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {

@@ -24,10 +24,12 @@ pub(crate) enum Store {
 pub(crate) enum Access {
     /// `load_NAME(element)`.
     Load,
-    /// `load_four_NAME(element)`, of four floats of a type of two or four bytes, from a multiple of four on.
+    /// `load_four_NAME(element)`, of four elements of a type of two or four bytes, from a multiple of four on.
     LoadFour,
-    /// None: the kernel reads vectors of four two-byte elements.
+    /// None: the kernel reads vectors of eight two-byte elements.
     Vectors,
+    /// `store_four_NAME(element, value)`, of four elements of a type of two or four bytes, to a multiple of four on.
+    StoreFour,
     /// `store_NAME(element, value)`, at any place.
     Store,
     /// `units_NAME` and `put_NAME`, which call the kernel's `locate` and `element`.
@@ -94,8 +96,10 @@ impl Shader {
             // Also for 64-bit elements, as two words.
             Access::Atomic | Access::Put(Store::Ragged | Store::Scattered) => "atomic<u32>",
             Access::Store if !wide => "atomic<u32>",
-            Access::LoadFour if wide => "vec4<f32>",
-            Access::LoadFour | Access::Vectors => "vec2<u32>",
+            Access::LoadFour | Access::StoreFour if wide && dtype.native() == Native::I32 => "vec4<i32>",
+            Access::LoadFour | Access::StoreFour if wide => "vec4<f32>",
+            Access::LoadFour | Access::StoreFour => "vec2<u32>",
+            Access::Vectors => "vec4<u32>",
             _ if wide => dtype.native().name(),
             _ => "u32",
         };
@@ -116,6 +120,8 @@ impl Shader {
             Access::Load => &[include_str!("../wgsl/operand/load_lane.wgsl")],
             Access::LoadFour if wide => &[include_str!("../wgsl/operand/load_four_f32.wgsl")],
             Access::LoadFour => &[include_str!("../wgsl/operand/load_four_16.wgsl")],
+            Access::StoreFour if wide => &[include_str!("../wgsl/operand/store_four_f32.wgsl")],
+            Access::StoreFour => &[include_str!("../wgsl/operand/store_four_16.wgsl")],
             Access::Store if wide => &[include_str!("../wgsl/operand/store_wide.wgsl")],
             Access::Store => &[STORE_SCATTERED],
             Access::Put(Store::Wide) => &[include_str!("../wgsl/operand/put_wide.wgsl")],
@@ -143,7 +149,12 @@ impl Shader {
     /// The finished WGSL.
     pub(crate) fn finish(self) -> String {
         let half = if self.half { "enable f16;\nenable wgpu_int16;\n" } else { "" };
-        let cooperative = if self.cooperative { "enable wgpu_cooperative_matrix;\n" } else { "" };
+        // Their type is named in the text also where the translator puts another in its place.
+        let cooperative = match (self.cooperative, self.half) {
+            (true, true) => "enable wgpu_cooperative_matrix;\n",
+            (true, false) => "enable f16;\nenable wgpu_cooperative_matrix;\n",
+            _ => "",
+        };
         let text = format!("{half}{cooperative}{}{}{}", self.params, self.operands, self.body);
         let code: String = text
             .lines()

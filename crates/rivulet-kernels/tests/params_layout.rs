@@ -24,7 +24,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         b_along_k: true,
         bias: true,
         activation: None,
-        pairs: false,
+        store: ProductStore::One,
         quads: false,
         split: false,
     };

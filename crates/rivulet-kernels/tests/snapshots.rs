@@ -17,7 +17,7 @@ fn kernels() -> Vec<Kernel> {
             b_along_k: true,
             bias: true,
             activation: Some(Op::Gelu),
-            pairs: true,
+            store: ProductStore::Pairs,
             quads: false,
             split: false,
         })

@@ -3,6 +3,7 @@
 mod metal_text;
 
 use rivulet_kernels::*;
+use std::collections::HashMap;
 
 fn pointwise() -> Vec<Kernel> {
     let mut kernels = Vec::new();
@@ -26,8 +27,9 @@ fn pointwise() -> Vec<Kernel> {
             }
         }
     }
+    let fours: Vec<_> = kernels.iter().filter_map(|key| key.in_fours()).collect();
     let mut seen = std::collections::HashSet::new();
-    kernels.into_iter().filter(|key| seen.insert(*key)).map(Kernel::Pointwise).collect()
+    kernels.into_iter().chain(fours).filter(|key| seen.insert(*key)).map(Kernel::Pointwise).collect()
 }
 
 /// What the capabilities of a module ask for.
@@ -42,6 +44,7 @@ fn declared(words: &[u32]) -> Features {
                     11 => Features::INT64,
                     9 | 22 => Features::HALF,
                     5345 | 6022 => Features::COOPERATIVE,
+                    5116 | 5118 => Features::COOPERATIVE_BF16,
                     other => panic!("capability {other} is in no feature"),
                 };
         }
@@ -118,6 +121,9 @@ fn rows() -> Vec<Kernel> {
             (DType::BF16, DType::BF16),
             (DType::F16, DType::F32),
         ] {
+            for size in [128, 256, 512, 1024, 2048, 4096, 8192] {
+                kernels.extend(HeldRow::choose(op, input, output, size, &[0, 4]).map(Kernel::HeldRow));
+            }
             for store in [RowStore::Whole, RowStore::Ragged, RowStore::Scattered] {
                 for threads in [RowThreads::Few, RowThreads::Many] {
                     kernels.push(Kernel::Row(Row { op, input, output, store, threads }));
@@ -224,15 +230,20 @@ fn losses_and_gradients_of_embeddings_translate() {
     check(&kernels);
 }
 
+const STORES: [ProductStore; 3] = [ProductStore::One, ProductStore::Pairs, ProductStore::Fours];
+
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
-    for tile in [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8] {
-        for bits in 0..32 {
-            let (a_along_k, b_along_k, bias, pairs) =
+    let tiles =
+        [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8, Tile::Sliced];
+    for tile in tiles {
+        for bits in 0..16 {
+            let (a_along_k, b_along_k, bias, quads) =
                 (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0);
-            let (quads, split) = (bits & 16 != 0, false);
+            let split = false;
             let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
-            if quads && skinny && !(a_along_k && b_along_k) {
+            let along_k = a_along_k && b_along_k;
+            if quads && skinny && !along_k || tile == Tile::Sliced && !(quads && along_k) {
                 continue;
             }
             for (input, output) in [
@@ -241,7 +252,13 @@ fn products() -> Vec<Kernel> {
                 (DType::BF16, DType::BF16),
                 (DType::BF16, DType::F32),
             ] {
-                for activation in [None, Some(Op::Gelu)] {
+                for store in STORES {
+                    if store != ProductStore::One && skinny
+                        || store == ProductStore::Pairs && output == DType::F32
+                    {
+                        continue;
+                    }
+                    let activation = bias.then_some(Op::Gelu);
                     let key = Matmul {
                         input,
                         output,
@@ -250,19 +267,15 @@ fn products() -> Vec<Kernel> {
                         b_along_k,
                         bias,
                         activation,
-                        pairs,
+                        store,
                         quads,
                         split,
                     };
                     kernels.push(Kernel::Matmul(key));
-                    if tile == Tile::Small
-                        && bits & 0b10011 == 0
-                        && input == output
-                        && !(pairs && output == DType::F32)
-                    {
-                        kernels.push(Kernel::MatmulJoin(MatmulJoin { output, bias, activation, pairs }));
+                    if tile == Tile::Small && bits & 0b1011 == 0 && input == output {
+                        kernels.push(Kernel::MatmulJoin(MatmulJoin { output, bias, activation, store }));
                     }
-                    if !skinny && !bias && activation.is_none() && output == DType::F32 {
+                    if !skinny && !bias && output == DType::F32 {
                         kernels.push(Kernel::Matmul(Matmul { split: true, ..key }));
                     }
                 }
@@ -275,15 +288,64 @@ fn products() -> Vec<Kernel> {
 #[test]
 fn products_on_cooperative_matrices_translate() {
     let mut kernels = Vec::new();
-    for bits in 0..16 {
-        let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
-        let output = if bits & 8 != 0 { DType::F32 } else { DType::F16 };
-        let (input, tile, pairs, quads, split) = (DType::F16, Tile::Cooperative, true, true, false);
-        let activation = bias.then_some(Op::Gelu);
-        let key = Matmul { input, output, tile, a_along_k, b_along_k, bias, activation, pairs, quads, split };
-        kernels.push(Kernel::Matmul(key));
+    for tile in [Tile::Cooperative, Tile::SmallCooperative] {
+        for input in [DType::F16, DType::BF16] {
+            for bits in 0..16 {
+                let (a_along_k, b_along_k, bias) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                let output = if bits & 8 != 0 { DType::F32 } else { input };
+                let (store, quads, split) = (ProductStore::Fours, true, false);
+                let activation = bias.then_some(Op::Gelu);
+                let key = Matmul {
+                    input,
+                    output,
+                    tile,
+                    a_along_k,
+                    b_along_k,
+                    bias,
+                    activation,
+                    store,
+                    quads,
+                    split,
+                };
+                kernels.push(Kernel::Matmul(key));
+                if !bias && output == DType::F32 {
+                    kernels.push(Kernel::Matmul(Matmul { split: true, ..key }));
+                }
+            }
+        }
     }
     check(&kernels);
+    for kernel in kernels {
+        let Kernel::Matmul(key) = kernel else { continue };
+        let encoding: &[u32] = if key.input == DType::BF16 { &[16, 0] } else { &[16] };
+        let mut components = components(&kernel);
+        components.sort();
+        assert_eq!(components, [(0, encoding.to_vec()), (1, encoding.to_vec()), (2, vec![32])], "{key:?}");
+    }
+}
+
+/// Use and component type, by what its OpTypeFloat says, of every type of cooperative matrices in a kernel.
+fn components(kernel: &Kernel) -> Vec<(u32, Vec<u32>)> {
+    let Ok(Translated::SpirV(words)) = translate(kernel, Target::SpirV(FloatControls::default())) else {
+        panic!("no SPIR-V")
+    };
+    let (mut floats, mut constants) = (HashMap::new(), HashMap::new());
+    let mut found = Vec::new();
+    let mut rest = &words[5..];
+    while let Some(&first) = rest.first() {
+        let (instruction, tail) = rest.split_at((first >> 16) as usize);
+        match first & 0xffff {
+            22 => drop(floats.insert(instruction[1], instruction[2..].to_vec())),
+            43 => drop(constants.insert(instruction[2], instruction[3])),
+            4456 => {
+                let component = floats.get(&instruction[2]).cloned().unwrap_or_default();
+                found.push((constants[&instruction[6]], component));
+            }
+            _ => {}
+        }
+        rest = tail;
+    }
+    found
 }
 
 #[test]

@@ -1,11 +1,12 @@
 use super::Options;
+use super::bfloat16;
 use super::cache::DiskCache;
 use super::device::VulkanDevice;
 use super::instance::{Connection, unavailable};
 use super::shared::{Limits, UNIFIED};
 use crate::sync::Arc;
 use crate::{AdapterClass, AdapterInfo, Backend, Device, HalError, ShaderFeatures};
-use ash::{khr, vk};
+use ash::{khr, nv, vk};
 
 /// A physical device that can be opened, and how.
 #[derive(Debug)]
@@ -107,6 +108,16 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     if has(khr::cooperative_matrix::NAME) {
         features = features.push_next(&mut cooperative);
     }
+    let mut brain = bfloat16::Features::default();
+    if has(bfloat16::NAME) {
+        features = features.push_next(&mut brain);
+    }
+    let mut processors = vk::PhysicalDeviceShaderSMBuiltinsPropertiesNV::default();
+    if has(nv::shader_sm_builtins::NAME) {
+        let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut processors);
+        // SAFETY: the device has the extension of the chained structure.
+        unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
+    }
     // SAFETY: as for the properties.
     unsafe { instance.get_physical_device_features2(physical, &mut features) };
     let features = features.features;
@@ -118,8 +129,13 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
         && float16.shader_float16 == vk::TRUE
         && features.shader_int16 == vk::TRUE
         && subgroups.subgroup_size == 32
-        && properties.limits.max_compute_shared_memory_size >= 32 << 10
-        && multiplies_halves(connection, physical);
+        && properties.limits.max_compute_shared_memory_size >= 48 << 10;
+    let factors = if cooperative { factors(connection, physical) } else { Vec::new() };
+    let cooperative_f16 = factors.contains(&vk::ComponentTypeKHR::FLOAT16);
+    let cooperative_bf16 = brain.shader_type == vk::TRUE
+        && brain.cooperative_matrix == vk::TRUE
+        && cooperative_f16
+        && factors.contains(&bfloat16::COMPONENT);
     // SAFETY: only reads.
     let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
     let family = choose_family(&families)?;
@@ -162,7 +178,9 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
                 preserve_nan_f32: controls.shader_signed_zero_inf_nan_preserve_float32 == vk::TRUE,
                 preserve_subnormals_f32: controls.shader_denorm_preserve_float32 == vk::TRUE,
                 round_even_f16: controls.shader_rounding_mode_rte_float16 == vk::TRUE,
-                cooperative_f16: cooperative,
+                cooperative_f16,
+                cooperative_bf16,
+                processors: Some(processors.shader_sm_count).filter(|&count| count > 0),
             },
         },
         family,
@@ -176,18 +194,19 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
     })
 }
 
-/// Whether a subgroup multiplies 16 x 16 matrices of float16 with sums in float32. The device has the extension.
-fn multiplies_halves(connection: &Connection, physical: vk::PhysicalDevice) -> bool {
+/// The types of 16 x 16 matrices that a subgroup multiplies with sums in float32. The device has the extension.
+fn factors(connection: &Connection, physical: vk::PhysicalDevice) -> Vec<vk::ComponentTypeKHR> {
     let functions = khr::cooperative_matrix::Instance::new(&connection.entry, &connection.instance);
     // SAFETY: the physical device is the instance's and has the extension; only reads.
     let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) };
-    let (half, float) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
-    shapes.unwrap_or_default().iter().any(|shape| {
+    let float = vk::ComponentTypeKHR::FLOAT32;
+    let fits = |shape: &&vk::CooperativeMatrixPropertiesKHR<'_>| {
         [shape.m_size, shape.n_size, shape.k_size] == [16; 3]
-            && [shape.a_type, shape.b_type] == [half; 2]
+            && shape.a_type == shape.b_type
             && [shape.c_type, shape.result_type] == [float; 2]
             && shape.scope == vk::ScopeKHR::SUBGROUP
-    })
+    };
+    shapes.unwrap_or_default().iter().filter(fits).map(|shape| shape.a_type).collect()
 }
 
 fn class(kind: vk::PhysicalDeviceType) -> AdapterClass {

@@ -1,4 +1,5 @@
 use super::adapter::Found;
+use super::bfloat16;
 use super::cache::DiskCache;
 use super::command::VulkanRecorder;
 use super::memory::VulkanMemory;
@@ -34,6 +35,9 @@ impl VulkanDevice {
         if info.shader.cooperative_f16 {
             extensions.push(khr::cooperative_matrix::NAME.as_ptr());
         }
+        if info.shader.cooperative_bf16 {
+            extensions.push(bfloat16::NAME.as_ptr());
+        }
         let flag = |on: bool| if on { vk::TRUE } else { vk::FALSE };
         let features = vk::PhysicalDeviceFeatures {
             shader_int16: flag(info.shader.half),
@@ -48,6 +52,7 @@ impl VulkanDevice {
             .vulkan_memory_model(info.shader.cooperative_f16);
         let mut cooperative =
             vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+        let mut bfloat16 = bfloat16::Features::of_matrices();
         let mut create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)
@@ -57,6 +62,9 @@ impl VulkanDevice {
             .push_next(&mut memory_model);
         if info.shader.cooperative_f16 {
             create = create.push_next(&mut cooperative);
+        }
+        if info.shader.cooperative_bf16 {
+            create = create.push_next(&mut bfloat16);
         }
         let opening = |error: vk::Result| match error {
             vk::Result::ERROR_OUT_OF_HOST_MEMORY | vk::Result::ERROR_OUT_OF_DEVICE_MEMORY => {

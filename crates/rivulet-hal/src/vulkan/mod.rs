@@ -19,6 +19,7 @@
 //! [`MemoryUsage::Readback`](crate::MemoryUsage).
 
 mod adapter;
+mod bfloat16;
 mod cache;
 mod command;
 mod device;

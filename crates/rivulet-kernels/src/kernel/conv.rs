@@ -130,6 +130,6 @@ impl Conv {
             .set("CORNER", corner)
             .set("AT", at)
             .set("THREADS", shape.threads().to_string());
-        shape.fill(shader, "out_base, bias_base", false).finish()
+        shape.fill(shader, "out_base, bias_base").finish()
     }
 }

@@ -1,6 +1,8 @@
 //! Matrix products: `out = activation(alpha a b + beta bias)`, in batches, with any strides.
 
-use super::matmul_join::{finished, stored};
+use super::matmul_cooperative::Fragments;
+use super::matmul_join::{ProductStore, finished, stored};
+use super::matmul_vectors::Blocks;
 use super::ops::Op;
 use crate::dtype::{DType, Native};
 use crate::features::Features;
@@ -11,11 +13,11 @@ use std::fmt::Write;
 /// How the output is cut up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tile {
-    /// 32 x 32 for a workgroup of 64.
+    /// 32 x 32 for a workgroup.
     Small,
-    /// 64 x 64 for a workgroup of 256.
+    /// 64 x 64 for a workgroup.
     Medium,
-    /// 128 x 128 for a workgroup of 256.
+    /// 128 x 128 for a workgroup.
     Large,
     /// One row at a time for a workgroup of 256; the number of columns follows from how `b` lies.
     Skinny1,
@@ -23,9 +25,14 @@ pub enum Tile {
     Skinny4,
     /// Eight rows at a time.
     Skinny8,
-    /// 128 x 128 for a workgroup of 256, on cooperative matrices: float16 factors read four at a time
-    /// ([`Matmul::quads`]), a float32 output or one stored in pairs. For Vulkan alone: Metal's are 8 x 8.
+    /// 128 x 128 for a workgroup of 128, on cooperative matrices: factors of float16 or bfloat16 read eight at a time
+    /// ([`Matmul::quads`]), an output stored in fours ([`Matmul::store`]). For Vulkan alone: Metal's are 8 x 8.
     Cooperative,
+    /// 64 x 64 for a workgroup of 128, on cooperative matrices.
+    SmallCooperative,
+    /// 16 x 16 for a workgroup of 256, of which each eighth takes other terms: for small products with many terms. Both
+    /// factors run along k and are read four elements at a time.
+    Sliced,
 }
 
 /// Key of a matrix product. Bindings: out, a, b, and bias where there is one.
@@ -45,15 +52,14 @@ pub struct Matmul {
     pub bias: bool,
     /// A unary float op without scalars that the sum goes through.
     pub activation: Option<Op>,
-    /// True where elements narrower than a word are stored in pairs: offset, row stride, batch strides of the output
-    /// and `n` are even. Without meaning for wide ones.
-    pub pairs: bool,
-    /// True where the factors are read four elements at a time: along k or across it, as the flags above say, elements
-    /// are neighbours, their number and all offsets and strides but that are multiples of four. Skinny tiles do so
-    /// where both run along k.
+    /// How elements are stored; skinny tiles store one by one.
+    pub store: ProductStore,
+    /// True where the factors are read four elements at a time, eight on cooperative matrices: along k or across it, as
+    /// the flags above say, elements are neighbours, their number and all offsets and strides but that are multiples of
+    /// that. Skinny tiles do so where both run along k.
     pub quads: bool,
     /// True for a part of k in each workgroup: sums of products, which [`MatmulJoin`](super::MatmulJoin) puts together.
-    /// The output is float32, without bias and activation. Not for skinny and cooperative tiles.
+    /// The output is float32, without bias and activation. Not for skinny tiles.
     pub split: bool,
 }
 
@@ -69,19 +75,13 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) const SMALL: Self = Self { rows: 32, columns: 32, own: 4, depth: 16 };
 
-    /// Steps along k with which every invocation reads one vector of each factor.
-    const fn quad_depth(&self) -> u32 {
-        4 * self.threads() / self.rows
-    }
-
     pub(super) const fn threads(&self) -> u32 {
         self.rows / self.own * (self.columns / self.own)
     }
 
     /// Sizes, and the part of a tile that an invocation makes: declared, multiplied and written, by a function
-    /// `store_four` whose first arguments are `to`. With `quads`, tiles begin at `from_a` and `from_b`, and vectors have
-    /// changed places by `A_TURN` and `B_TURN`.
-    pub(super) fn fill(&self, shader: Shader, to: &str, quads: bool) -> Shader {
+    /// `store_four` whose first arguments are `to`.
+    pub(super) fn fill(&self, shader: Shader, to: &str) -> Shader {
         let Self { rows, columns, own, depth } = *self;
         let (row_stripe, column_stripe) = (rows / (own / 4), columns / (own / 4));
         let xs = columns / own;
@@ -90,13 +90,8 @@ impl Shape {
         for v in 0..own / 4 {
             // Writing to a String cannot fail, here and below.
             let (a, b) = (v * row_stripe / 4, v * column_stripe / 4);
-            let _ = if quads {
-                writeln!(multiply, "let a{v} = tile_a[from_a + (({a}u + y)$A_TURN)];")
-                    .and_then(|()| writeln!(multiply, "let b{v} = tile_b[from_b + (({b}u + x)$B_TURN)];"))
-            } else {
-                writeln!(multiply, "let a{v} = tile_a[kk * {}u + {a}u + y];", rows / 4)
-                    .and_then(|()| writeln!(multiply, "let b{v} = tile_b[kk * {}u + {b}u + x];", columns / 4))
-            };
+            let _ = writeln!(multiply, "let a{v} = tile_a[kk * {}u + {a}u + y];", rows / 4);
+            let _ = writeln!(multiply, "let b{v} = tile_b[kk * {}u + {b}u + x];", columns / 4);
         }
         for r in 0..own {
             for c in 0..own / 4 {
@@ -124,36 +119,6 @@ impl Shape {
 }
 
 impl Tile {
-    /// What suits a product of `batches` matrices of `m` x `n`, given how many workgroups fill the device.
-    pub fn choose(m: u32, n: u32, batches: u32, fill: u32) -> Self {
-        let tiles = |side: u32| m.div_ceil(side) * n.div_ceil(side) * batches;
-        match m {
-            1 => Self::Skinny1,
-            2..=4 => Self::Skinny4,
-            5..=16 => Self::Skinny8,
-            _ if tiles(128) >= fill => Self::Large,
-            _ if tiles(64) >= fill => Self::Medium,
-            _ => Self::Small,
-        }
-    }
-
-    /// What [`Tile::choose`] says, and how many parts `k` is cut into where the tiles alone would leave much of the
-    /// device without work: each part goes to a workgroup of its own.
-    pub fn split(m: u32, n: u32, k: u32, batches: u32, fill: u32) -> (Self, u32) {
-        let tile = Self::choose(m, n, batches, fill);
-        let groups = |side: u32| m.div_ceil(side).saturating_mul(n.div_ceil(side)).saturating_mul(batches);
-        let parts = |side: u32, least: u32| (2 * fill).div_ceil(groups(side).max(1)).min(k / least);
-        // The larger the tile, the fewer times the factors are read; the larger the part, the less there is to join.
-        let filled = |side: u32, parts: u32| parts.saturating_mul(groups(side)) >= fill;
-        let (large, medium, small) = (parts(128, 512), parts(64, 256), parts(32, 128).max(1));
-        match tile {
-            Self::Medium if large > 1 && filled(128, large) => (Self::Large, large),
-            Self::Small if m > 32 && n > 32 && medium > 1 && filled(64, medium) => (Self::Medium, medium),
-            Self::Small => (Self::Small, small),
-            _ => (tile, 1),
-        }
-    }
-
     pub(super) const fn shape(self) -> Option<Shape> {
         match self {
             Self::Small => Some(Shape::SMALL),
@@ -180,13 +145,46 @@ impl Tile {
             Self::Skinny4 => "skinny4",
             Self::Skinny8 => "skinny8",
             Self::Cooperative => "cooperative",
+            Self::SmallCooperative => "cooperative64",
+            Self::Sliced => "sliced",
         }
     }
 
-    pub(super) const fn threads(self) -> u32 {
-        match self.shape() {
-            Some(shape) => shape.threads(),
-            None => 256,
+    /// The tile whose factors are read four elements at a time, by what was fastest on an H100.
+    const fn blocks(self) -> Option<Blocks> {
+        match self {
+            Self::Small => Some(Blocks { rows: 32, columns: 32, depth: 32, own_rows: 4, own_columns: 4 }),
+            Self::Medium => Some(Blocks { rows: 64, columns: 64, depth: 32, own_rows: 8, own_columns: 4 }),
+            Self::Large => Some(Blocks { rows: 128, columns: 128, depth: 32, own_rows: 8, own_columns: 8 }),
+            _ => None,
+        }
+    }
+
+    /// Whether the tile is one of cooperative matrices.
+    pub const fn is_cooperative(self) -> bool {
+        self.fragments().is_some()
+    }
+
+    /// The same of cooperative matrices.
+    const fn fragments(self) -> Option<Fragments> {
+        match self {
+            Self::Cooperative => {
+                Some(Fragments { rows: 128, columns: 128, depth: 64, own_rows: 64, own_columns: 64 })
+            }
+            Self::SmallCooperative => {
+                Some(Fragments { rows: 64, columns: 64, depth: 64, own_rows: 32, own_columns: 32 })
+            }
+            _ => None,
+        }
+    }
+
+    /// Rows and columns; none of skinny tiles.
+    const fn sides(self) -> Option<[u32; 2]> {
+        match (self.shape(), self.fragments()) {
+            _ if matches!(self, Self::Sliced) => Some([16; 2]),
+            (Some(shape), _) => Some([shape.rows, shape.columns]),
+            (_, Some(fragments)) => Some([fragments.rows, fragments.columns]),
+            _ => None,
         }
     }
 }
@@ -194,9 +192,8 @@ impl Tile {
 impl Matmul {
     /// Workgroups for `batches` products of `m` x `n`: at most 65535 in each dimension, which the caller sees to.
     pub fn groups(&self, m: u32, n: u32, batches: u32) -> [u32; 3] {
-        match self.tile.shape() {
-            _ if self.tile == Tile::Cooperative => [n.div_ceil(128), m.div_ceil(128), batches],
-            Some(shape) => [n.div_ceil(shape.columns), m.div_ceil(shape.rows), batches],
+        match self.tile.sides() {
+            Some([rows, columns]) => [n.div_ceil(columns), m.div_ceil(rows), batches],
             None => [n.div_ceil(self.skinny().0), m.div_ceil(self.tile.skinny_rows()), batches],
         }
     }
@@ -216,9 +213,7 @@ impl Matmul {
         if let Some(op) = self.activation {
             label = label + "_" + op.label();
         }
-        if self.pairs {
-            label += "_pairs";
-        }
+        label += self.store().label();
         if self.quads() {
             label += "_quads";
         }
@@ -229,7 +224,7 @@ impl Matmul {
     }
 
     pub(super) fn workgroup(&self) -> [u32; 3] {
-        [self.tile.threads(), 1, 1]
+        [self.threads(), 1, 1]
     }
 
     pub(super) fn bindings(&self) -> u32 {
@@ -241,23 +236,45 @@ impl Matmul {
     }
 
     pub(super) fn requires(&self) -> Features {
-        let cooperative = if self.tile == Tile::Cooperative { Features::COOPERATIVE } else { Features::NONE };
+        let cooperative = match self.factors() {
+            Some(DType::BF16) => Features::COOPERATIVE | Features::COOPERATIVE_BF16,
+            Some(_) => Features::COOPERATIVE,
+            None => Features::NONE,
+        };
         Features::of(self.input) | Features::of(self.output) | cooperative
+    }
+
+    pub(super) fn factors(&self) -> Option<DType> {
+        self.tile.fragments().map(|_| self.input)
+    }
+
+    fn threads(&self) -> u32 {
+        match (self.tile.shape(), self.tile.blocks(), self.tile.fragments()) {
+            (_, _, Some(fragments)) => fragments.threads(),
+            (_, Some(blocks), _) if self.quads() => blocks.threads(),
+            (Some(shape), ..) => shape.threads(),
+            _ => 256,
+        }
     }
 
     fn quads(&self) -> bool {
         let along_k = self.a_along_k && self.b_along_k;
-        self.tile == Tile::Cooperative || (self.quads && (along_k || self.tile.shape().is_some()))
+        self.tile.fragments().is_some()
+            || self.tile == Tile::Sliced
+            || (self.quads && (along_k || self.tile.shape().is_some()))
     }
 
-    fn pairs(&self) -> bool {
-        (self.pairs && !self.output.is_wide() && self.tile.shape().is_some())
-            || (self.tile == Tile::Cooperative && !self.output.is_wide())
+    fn store(&self) -> ProductStore {
+        match self.tile.sides() {
+            Some(_) if self.tile.fragments().is_some() => ProductStore::Fours,
+            Some(_) => self.store.of(self.output),
+            None => ProductStore::One,
+        }
     }
 
     pub(super) fn wgsl(&self) -> String {
         let body = match self.tile.shape() {
-            _ if self.tile == Tile::Cooperative => concat!(
+            _ if self.tile.fragments().is_some() => concat!(
                 include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
                 include_str!("../../wgsl/kernel/matmul_store.wgsl"),
                 include_str!("../../wgsl/kernel/matmul_cooperative.wgsl")
@@ -276,14 +293,18 @@ impl Matmul {
                     include_str!("../../wgsl/kernel/matmul_tile.wgsl")
                 )
             }
+            None if self.tile == Tile::Sliced => concat!(
+                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_store.wgsl"),
+                include_str!("../../wgsl/kernel/matmul_sliced.wgsl")
+            ),
             None => concat!(
                 include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
                 include_str!("../../wgsl/kernel/matmul_skinny_sum.wgsl"),
                 include_str!("../../wgsl/kernel/matmul_skinny.wgsl")
             ),
         };
-        let store = if self.pairs() { Access::Words } else { Access::Store };
-        let load = if self.tile == Tile::Cooperative {
+        let load = if self.tile.fragments().is_some() {
             Access::Vectors
         } else if self.quads() {
             Access::LoadFour
@@ -292,10 +313,10 @@ impl Matmul {
         };
         let shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
             .compute(Native::F32)
-            .operand("out", self.output, store)
+            .operand("out", self.output, self.store().access())
             .operand("a", self.input, load)
             .operand("b", self.input, load)
-            .set("THREADS", self.tile.threads().to_string());
+            .set("THREADS", self.threads().to_string());
         let shader = if self.split {
             let (z, part) = ("group.z / p.parts", "group.z % p.parts");
             shader
@@ -310,19 +331,18 @@ impl Matmul {
         } else {
             finished(shader, self.output, self.bias, self.activation)
         };
-        match self.tile.shape() {
-            _ if self.tile == Tile::Cooperative => self.cooperative(shader),
-            Some(shape) if self.quads() => {
-                self.quad_tiles(shader, &Shape { depth: shape.quad_depth(), ..shape })
-            }
-            Some(shape) => self.tiled(shader, &shape),
-            None => self.skinny_body(shader),
+        match (self.tile.shape(), self.tile.blocks(), self.tile.fragments()) {
+            (_, _, Some(fragments)) => self.cooperative(shader, &fragments),
+            (_, Some(blocks), _) if self.quads() => self.quad_tiles(shader, &blocks),
+            (Some(shape), ..) => self.tiled(shader, &shape),
+            _ if self.tile == Tile::Sliced => self.slices(shader),
+            _ => self.skinny_body(shader),
         }
         .finish()
     }
 
     pub(super) fn stored(&self, shader: Shader) -> Shader {
-        stored(shader, self.output, self.pairs())
+        stored(shader, self.output, self.store())
     }
 
     fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {
@@ -335,7 +355,7 @@ impl Matmul {
             }
         };
         let ((a_k, a_row), (b_k, b_column)) = (along(self.a_along_k, rows), along(self.b_along_k, columns));
-        self.stored(shape.fill(shader, "base", false))
+        self.stored(shape.fill(shader, "base"))
             .set("A_K", a_k)
             .set("A_ROW", a_row)
             .set("B_K", b_k)

@@ -16,8 +16,8 @@ pub struct MatmulJoin {
     pub bias: bool,
     /// As [`Matmul::activation`](super::Matmul::activation).
     pub activation: Option<Op>,
-    /// As [`Matmul::pairs`](super::Matmul::pairs).
-    pub pairs: bool,
+    /// As [`Matmul::store`](super::Matmul::store).
+    pub store: ProductStore,
 }
 
 impl MatmulJoin {
@@ -38,10 +38,7 @@ impl MatmulJoin {
         if let Some(op) = self.activation {
             label = label + "_" + op.label();
         }
-        if self.pairs() {
-            label += "_pairs";
-        }
-        label
+        label + self.store.of(self.output).label()
     }
 
     pub(super) fn bindings(&self) -> u32 {
@@ -56,24 +53,32 @@ impl MatmulJoin {
         Features::of(self.output)
     }
 
-    fn pairs(&self) -> bool {
-        self.pairs && !self.output.is_wide()
-    }
-
     pub(super) fn wgsl(&self) -> String {
         let body = concat!(
             include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
             include_str!("../../wgsl/kernel/matmul_store.wgsl"),
             include_str!("../../wgsl/kernel/matmul_join.wgsl")
         );
-        let store = if self.pairs() { Access::Words } else { Access::Store };
+        // Where the columns are a multiple of four, so are those of the parts.
+        let fours = self.store == ProductStore::Fours;
+        let add = if fours {
+            "if (row < p.m && first_column < p.n) { sums += load_four_parts(at); }".to_owned()
+        } else {
+            let one = |j| {
+                format!(
+                    "if (row < p.m && first_column + {j}u < p.n) {{ sums[{j}] += load_parts(at + {j}u); }}\n"
+                )
+            };
+            (0..4).map(one).collect()
+        };
         let shader = Shader::new(include_str!("../../wgsl/params/matmul.wgsl"), body)
             .compute(Native::F32)
-            .operand("out", self.output, store)
-            .operand("parts", DType::F32, Access::Load)
+            .operand("out", self.output, self.store.of(self.output).access())
+            .operand("parts", DType::F32, if fours { Access::LoadFour } else { Access::Load })
+            .set("ADD", add)
             .set("ROWS", Self::ROWS.to_string())
             .set("QUADS", Self::QUADS.to_string());
-        stored(finished(shader, self.output, self.bias, self.activation), self.output, self.pairs()).finish()
+        stored(finished(shader, self.output, self.bias, self.activation), self.output, self.store).finish()
     }
 }
 
@@ -90,16 +95,68 @@ pub(super) fn finished(shader: Shader, output: DType, bias: bool, activation: Op
     shader.set("ACTIVATION", activation)
 }
 
-/// Stores what is `sums[j]`, at element `to`.
-pub(super) fn stored(shader: Shader, output: DType, pairs: bool) -> Shader {
-    let store = if pairs {
-        format!(
-            "out[to / 2u] = encode_{0}(finished(base, row, column + j, sums[j])) \
-             | (encode_{0}(finished(base, row, column + j + 1u, sums[j + 1u])) << 16u);",
-            output.name()
-        )
-    } else {
-        "store_out(to, finished(base, row, column + j, sums[j]));".to_owned()
+/// How the four sums that an invocation has beside each other are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProductStore {
+    /// One by one, at any place.
+    One,
+    /// Elements narrower than a word in pairs: offset, row stride, batch strides of the output and `n` are even. Wide ones
+    /// one by one.
+    Pairs,
+    /// All at once: those are multiples of four.
+    Fours,
+}
+
+impl ProductStore {
+    /// The same with the same code for this output.
+    pub(super) const fn of(self, output: DType) -> Self {
+        match self {
+            Self::Pairs if output.is_wide() => Self::One,
+            other => other,
+        }
+    }
+
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::One => "",
+            Self::Pairs => "_pairs",
+            Self::Fours => "_fours",
+        }
+    }
+
+    pub(super) const fn access(self) -> Access {
+        match self {
+            Self::One => Access::Store,
+            Self::Pairs => Access::Words,
+            Self::Fours => Access::StoreFour,
+        }
+    }
+}
+
+/// Stores `sums`, from element `to` on.
+pub(super) fn stored(shader: Shader, output: DType, store: ProductStore) -> Shader {
+    let finished = |j: u32| format!("finished(base, row, column + {j}u, sums[{j}])");
+    let text = match store.of(output) {
+        ProductStore::Fours => {
+            let values = (0..4).map(finished).collect::<Vec<_>>().join(", ");
+            format!("if (column < p.n) {{ store_four_out(to, vec4<f32>({values})); }}")
+        }
+        ProductStore::Pairs => (0..4)
+            .step_by(2)
+            .map(|j| {
+                let half = j / 2;
+                format!(
+                    "if (column + {j}u < p.n) {{ out[to / 2u + {half}u] = encode_{0}({1}) | (encode_{0}({2}) << 16u); }}\n",
+                    output.name(),
+                    finished(j),
+                    finished(j + 1)
+                )
+            })
+            .collect(),
+        ProductStore::One => {
+            let one = |j| format!("if (column + {j}u < p.n) {{ store_out(to + {j}u, {}); }}\n", finished(j));
+            (0..4).map(one).collect()
+        }
     };
-    shader.set("PAIR", if pairs { "2" } else { "1" }).set("STORE", store)
+    shader.set("STORE", text)
 }

@@ -1,126 +1,236 @@
-//! Matrix products that read vectors of four elements: on tiles in registers, and on cooperative matrices.
+//! Matrix products on tiles whose factors are read four elements at a time.
 
-use super::matmul::{Matmul, Shape};
+use super::matmul::Matmul;
 use crate::shader::Shader;
 use std::fmt::Write;
 
-impl Matmul {
-    pub(super) fn quad_tiles(&self, shader: Shader, shape: &Shape) -> Shader {
-        let Shape { rows, columns, depth, .. } = *shape;
-        // The 32 invocations that write together hold this many rows, and write to other banks for other k by turns of a
-        // quarter of that many vectors.
-        let turn = 32 / (depth / 4) / 4;
-        let vectors = depth / 4;
-        // Where an invocation's vector lies: along k and across, and where it is kept.
-        let place = |along_k: bool, side: u32, name: &str| {
-            if along_k {
-                let keep = (0..4).map(|j| {
-                    format!(
-                        "tile_{name}[slot_{name} + (local % {vectors}u * 4u + {j}u) * {0}u \
-                         + (local / {vectors}u / 4u ^ (local % {vectors}u * {turn}u))][local / {vectors}u % 4u] \
-                         = {name}[{j}];\n",
-                        side / 4
-                    )
-                });
-                (format!("local % {vectors}u * 4u"), format!("local / {vectors}u"), keep.collect())
-            } else {
-                (
-                    format!("local / {}u", side / 4),
-                    format!("local % {}u * 4u", side / 4),
-                    format!("tile_{name}[slot_{name} + local] = {name};"),
-                )
-            }
-        };
-        let (a_k, a_row, keep_a): (_, _, String) = place(self.a_along_k, rows, "a");
-        let (b_k, b_column, keep_b): (_, _, String) = place(self.b_along_k, columns, "b");
-        let turned = |along_k: bool| if along_k { " ^ turn" } else { "" };
-        self.stored(shape.fill(shader, "base", true))
-            .set("A_BOTH", (rows * depth / 2).to_string())
-            .set("B_BOTH", (columns * depth / 2).to_string())
-            .set("A_TURN", turned(self.a_along_k))
-            .set("B_TURN", turned(self.b_along_k))
-            .set("TURN", turn.to_string())
-            .set("A_K", a_k)
-            .set("A_ROW", a_row)
-            .set("A_AT", if self.a_along_k { "row * p.strides.x + k" } else { "row + k * p.strides.y" })
-            .set("B_K", b_k)
-            .set("B_COLUMN", b_column)
-            .set("B_AT", if self.b_along_k { "column * p.strides.w + k" } else { "column + k * p.strides.z" })
-            .set("KEEP_A", keep_a)
-            .set("KEEP_B", keep_b)
+/// A tile whose factors are read four elements at a time: its rows and columns, steps along k, and rows and columns of an
+/// invocation.
+pub(super) struct Blocks {
+    pub(super) rows: u32,
+    pub(super) columns: u32,
+    pub(super) depth: u32,
+    pub(super) own_rows: u32,
+    pub(super) own_columns: u32,
+}
+
+impl Blocks {
+    pub(super) const fn threads(&self) -> u32 {
+        self.rows / self.own_rows * (self.columns / self.own_columns)
+    }
+}
+
+/// A factor on its way to a tile.
+#[derive(Clone, Copy)]
+struct Side {
+    name: &'static str,
+    /// Whether elements along k are neighbours.
+    along_k: bool,
+    /// Rows or columns of the tile.
+    size: u32,
+    depth: u32,
+    threads: u32,
+}
+
+impl Side {
+    /// Vectors of an invocation.
+    const fn own(&self) -> u32 {
+        self.size * self.depth / 4 / self.threads
     }
 
-    pub(super) fn cooperative(&self, shader: Shader) -> Shader {
-        // A row of a tile is what is contiguous in memory, and two vectors more, so that rows begin in other banks.
-        let pitch = |along_k: bool| if along_k { 10 } else { 34 };
-        let size = |along_k: bool| if along_k { 128 * 10 } else { 32 * 34 };
-        let place = |along_k: bool| {
-            if along_k { ("i % 8u * 4u", "i / 8u") } else { ("i / 32u", "i % 32u * 4u") }
-        };
-        let keep = |along_k: bool| {
-            if along_k { "i / 8u * 10u + i % 8u" } else { "i / 32u * 34u + i % 32u" }
-        };
-        let ((a_k, a_row), (b_k, b_column)) = (place(self.a_along_k), place(self.b_along_k));
-        let (mut declare, mut fetch, mut next, mut kept) =
-            (String::new(), String::new(), String::new(), String::new());
-        let (mut multiply, mut write) = (String::new(), String::new());
-        for i in 0..4 {
-            // Writing to a String cannot fail, here and below.
-            for (name, first) in [("a", "base.y, first_row"), ("b", "base.z, first_column")] {
-                let call = |k: &str| format!("fetch_{name}({first}, {k}, local + {}u)", i * 256);
-                let _ = writeln!(fetch, "var next_{name}{i} = {};", call("0u"));
-                let _ = writeln!(next, "next_{name}{i} = {};", call("k + 32u"));
-                let at = keep(if name == "a" { self.a_along_k } else { self.b_along_k });
-                let at = at.replace('i', &format!("(local + {}u)", i * 256));
-                let _ = writeln!(kept, "tile_{name}[{at}] = next_{name}{i};");
+    /// By how many vectors the place of a vector turns with the next four steps along k. The 32 invocations that write
+    /// together hold vectors of `depth / 4` different steps, and of 32 / (depth / 4) different rows.
+    const fn turn(&self) -> u32 {
+        let turn = 32 / (self.depth / 4) / 4;
+        if turn == 0 { 1 } else { turn }
+    }
+
+    /// Where the vectors of an invocation begin in memory, and where they lie in the tile. `strides`: from row to row or
+    /// column to column, and along k.
+    fn declare(&self, base: &str, first: &str, count: &str, strides: [&str; 2]) -> String {
+        let Self { name, size, depth, .. } = *self;
+        let mut text = String::new();
+        for i in 0..self.own() {
+            let at = format!("(local + {}u)", i * self.threads);
+            let stride = strides[usize::from(!self.along_k)];
+            // Writing to a String cannot fail.
+            let _ = if self.along_k {
+                writeln!(
+                    text,
+                    "let {name}_row{i} = {at} / {}u;\nlet {name}_k{i} = {at} % {0}u * 4u;",
+                    depth / 4
+                )
+                .and_then(|()| {
+                    let row = format!("min({first} + {name}_row{i}, {count} - 1u)");
+                    writeln!(text, "let {name}_at{i} = {base} + {row} * {stride} + {name}_k{i};")
+                })
+            } else {
+                writeln!(text, "let {name}_row{i} = {at} % {}u;\nlet {name}_k{i} = {at} / {0}u;", size / 4)
+                    .and_then(|()| {
+                        let row = format!("min({first} + {name}_row{i} * 4u, {count} - 4u)");
+                        writeln!(text, "let {name}_at{i} = {base} + {row} + {name}_k{i} * {stride};")
+                    })
+            };
+            let _ = writeln!(text, "var next_{name}{i} = vec4<f32>();");
+        }
+        text
+    }
+
+    /// Reads the vectors of the tile that begins at `k`.
+    fn fetch(&self, k: &str, stride: &str) -> String {
+        let Self { name, .. } = *self;
+        let step = if self.along_k { format!("({k})") } else { format!("({k}) * {stride}") };
+        let mut text = String::new();
+        for i in 0..self.own() {
+            let _ = writeln!(
+                text,
+                "next_{name}{i} = vec4<f32>();\n\
+                 if (({k}) + {name}_k{i} < end) {{ next_{name}{i} = load_four_{name}({name}_at{i} + {step}); }}"
+            );
+        }
+        text
+    }
+
+    /// Writes them to shared memory.
+    fn keep(&self) -> String {
+        let Self { name, size, threads, .. } = *self;
+        let mut text = String::new();
+        for i in 0..self.own() {
+            if !self.along_k {
+                let _ = writeln!(text, "tile_{name}[local + {}u] = next_{name}{i};", i * threads);
+                continue;
             }
-        }
-        // Rows follow one another where a matrix is loaded by `coopLoadT`, columns where by `coopLoad`.
-        let load = |name: &str, role: &str, along_k: bool, rows: bool, first: String| {
-            let call = if rows { "coopLoadT" } else { "coopLoad" };
-            let (pitch, inner) =
-                (pitch(along_k), if along_k { "kk / 4u".to_owned() } else { format!("({first}) / 4u") });
-            let outer = if along_k { first } else { "kk".to_owned() };
-            format!(
-                "{call}<coop_mat16x16<f16, {role}>>(&tile_{name}[({outer}) * {pitch}u + {inner}], {pitch}u)"
-            )
-        };
-        for r in 0..2 {
-            let first = format!("own_row + {}u", r * 16);
-            let _ =
-                writeln!(multiply, "let a{r} = {};", load("a", "A", self.a_along_k, self.a_along_k, first));
-        }
-        for c in 0..4 {
-            let first = format!("own_column + {}u", c * 16);
-            let _ =
-                writeln!(multiply, "let b{c} = {};", load("b", "B", self.b_along_k, !self.b_along_k, first));
-            for r in 0..2 {
-                let _ = writeln!(declare, "var c{r}_{c} = coop_mat16x16<f32, C>();");
-                let _ = writeln!(multiply, "c{r}_{c} = coopMultiplyAdd(a{r}, b{c}, c{r}_{c});");
+            let turned = format!("(({name}_row{i} / 4u) ^ ({name}_k{i} / 4u * {}u))", self.turn());
+            for j in 0..4 {
                 let _ = writeln!(
-                    write,
-                    "coopStoreT(c{r}_{c}, &parts[subgroup * 256u], 16u);\nworkgroupBarrier();\n\
-                     store_parts(base, first_row + own_row + {}u, first_column + own_column + {}u, subgroup, lane);\n\
-                     workgroupBarrier();",
-                    r * 16,
-                    c * 16
+                    text,
+                    "tile_{name}[({name}_k{i} + {j}u) * {}u + {turned}][{name}_row{i} % 4u] = next_{name}{i}[{j}];",
+                    size / 4
                 );
             }
         }
-        self.stored(shader.cooperative())
-            .set("A_VECTORS", size(self.a_along_k).to_string())
-            .set("B_VECTORS", size(self.b_along_k).to_string())
-            .set("A_K", a_k)
-            .set("A_ROW", a_row)
-            .set("A_AT", if self.a_along_k { "row * p.strides.x + k" } else { "row + k * p.strides.y" })
-            .set("B_K", b_k)
-            .set("B_COLUMN", b_column)
-            .set("B_AT", if self.b_along_k { "column * p.strides.w + k" } else { "column + k * p.strides.z" })
+        text
+    }
+
+    /// The place of vector `own` + `first` of step `k`.
+    fn kept(&self, k: u32, first: u32, own: &str) -> String {
+        let turn = if self.along_k { k / 4 * self.turn() } else { 0 };
+        format!("{}u + (({first}u + {own}) ^ {turn}u)", k * self.size / 4)
+    }
+}
+
+impl Matmul {
+    pub(super) fn quad_tiles(&self, shader: Shader, blocks: &Blocks) -> Shader {
+        let Blocks { rows, columns, depth, own_rows, own_columns } = *blocks;
+        let a = Side { name: "a", along_k: self.a_along_k, size: rows, depth, threads: blocks.threads() };
+        let b = Side { name: "b", along_k: self.b_along_k, size: columns, ..a };
+        let (a_strides, b_strides) = (["p.strides.x", "p.strides.y"], ["p.strides.w", "p.strides.z"]);
+        let mut declare = a.declare("base.y", "first_row", "p.m", a_strides);
+        declare += &b.declare("base.z", "first_column", "p.n", b_strides);
+        let (mut multiply, mut write) = (String::new(), String::new());
+        // Writing to a String cannot fail, here and below. Named variables rather than arrays: an array that a driver
+        // fails to unroll goes to memory.
+        let sums = |r: u32, c: u32| format!("c{r}_{c}");
+        for kk in 0..depth {
+            for v in 0..own_rows / 4 {
+                let _ =
+                    writeln!(multiply, "let a{v}_{kk} = tile_a[{}];", a.kept(kk, rows / own_rows * v, "y"));
+            }
+            for v in 0..own_columns / 4 {
+                let place = b.kept(kk, columns / own_columns * v, "x");
+                let _ = writeln!(multiply, "let b{v}_{kk} = tile_b[{place}];");
+            }
+            for r in 0..own_rows {
+                for c in 0..own_columns / 4 {
+                    let (sum, a, j) = (sums(r, c), r / 4, r % 4);
+                    let _ = writeln!(multiply, "{sum} = fma(vec4<f32>(a{a}_{kk}[{j}]), b{c}_{kk}, {sum});");
+                }
+            }
+        }
+        for r in 0..own_rows {
+            for c in 0..own_columns / 4 {
+                let sum = sums(r, c);
+                let _ = writeln!(declare, "var {sum} = vec4<f32>();");
+                let row = format!("first_row + {}u + y * 4u", r / 4 * (rows / own_rows * 4) + r % 4);
+                let column = format!("first_column + {}u + x * 4u", c * (columns / own_columns * 4));
+                let _ = writeln!(write, "store_four(base, {row}, {column}, {sum});");
+            }
+        }
+        let next = format!("k + {depth}u");
+        self.stored(shader)
+            .set("TM", rows.to_string())
+            .set("TN", columns.to_string())
+            .set("TK", depth.to_string())
+            .set("XS", (columns / own_columns / 8).to_string())
+            .set("A_VECTORS", (rows * depth / 4).to_string())
+            .set("B_VECTORS", (columns * depth / 4).to_string())
             .set("DECLARE", declare)
-            .set("FETCH", fetch)
-            .set("FETCH_NEXT", next)
-            .set("KEEP", kept)
+            .set("FETCH", a.fetch("first", a_strides[1]) + &b.fetch("first", b_strides[1]))
+            .set("FETCH_NEXT", a.fetch(&next, a_strides[1]) + &b.fetch(&next, b_strides[1]))
+            .set("KEEP", a.keep() + &b.keep())
             .set("MULTIPLY", multiply)
             .set("WRITE", write)
+    }
+}
+
+impl Matmul {
+    /// The body of a [sliced](super::Tile::Sliced) product.
+    pub(super) fn slices(&self, shader: Shader) -> Shader {
+        let (mut declare, mut keep, mut multiply, mut parts) =
+            (String::new(), String::new(), String::new(), String::new());
+        let fetch = |k: &str| {
+            let mut text = String::new();
+            for name in ["a", "b"] {
+                for i in 0..4 {
+                    // Writing to a String cannot fail, here and below.
+                    let _ = writeln!(
+                        text,
+                        "next_{name}{i} = vec4<f32>();\n\
+                         if (({k}) + own_k < end) {{ next_{name}{i} = load_four_{name}({name}_at{i} + ({k})); }}"
+                    );
+                }
+            }
+            text
+        };
+        for (name, base, first, count, stride) in [
+            ("a", "base.y", "first_row", "p.m", "p.strides.x"),
+            ("b", "base.z", "first_column", "p.n", "p.strides.w"),
+        ] {
+            for i in 0..4 {
+                let row = format!("min({first} + own_row + {}u, {count} - 1u)", i * 4);
+                let _ = writeln!(declare, "let {name}_at{i} = {base} + {row} * {stride} + own_k;");
+                let _ = writeln!(declare, "var next_{name}{i} = vec4<f32>();");
+                for j in 0..4 {
+                    let place = format!("keep + {}u + ({}u ^ turn)", j * 16, i * 4);
+                    let _ = writeln!(keep, "tile_{name}[{place}] = next_{name}{i}[{j}];");
+                }
+            }
+        }
+        for r in 0..4 {
+            let _ = writeln!(declare, "var c{r} = vec2<f32>();");
+        }
+        for kk in 0..32 {
+            let turn = kk / 4 % 4 * 4;
+            let at =
+                |own: &str, i: u32| format!("[slice * 512u + {}u + (({own} + {i}u) ^ {turn}u)]", kk * 16);
+            let _ = writeln!(multiply, "let b{kk} = vec2<f32>(tile_b{}, tile_b{});", at("x", 0), at("x", 8));
+            for r in 0..4 {
+                let a = format!("vec2<f32>(tile_a{})", at("y", r * 4));
+                let _ = writeln!(multiply, "c{r} = fma({a}, b{kk}, c{r});");
+            }
+        }
+        for r in 0..4 {
+            for (c, part) in ["x", "y"].into_iter().enumerate() {
+                let at = format!("slice * 256u + (y + {}u) * 16u + x + {}u", r * 4, c * 8);
+                let _ = writeln!(parts, "tile_a[{at}] = c{r}.{part};");
+            }
+        }
+        self.stored(shader)
+            .set("DECLARE", declare)
+            .set("FETCH", fetch("first + slice * 32u"))
+            .set("FETCH_NEXT", fetch("k + slice * 32u + 256u"))
+            .set("KEEP", keep)
+            .set("MULTIPLY", multiply)
+            .set("PARTS", parts)
     }
 }

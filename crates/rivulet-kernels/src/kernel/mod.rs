@@ -4,12 +4,15 @@ mod attention;
 mod channel_norm;
 mod conv;
 mod fused;
+mod held_row;
 mod index;
 mod int_matmul;
 mod join_rows;
 mod loss;
 mod matmul;
+mod matmul_cooperative;
 mod matmul_join;
+mod matmul_plan;
 mod matmul_simd;
 mod matmul_vectors;
 mod norm_columns;
@@ -29,12 +32,14 @@ pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use fused::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep};
+pub use held_row::HeldRow;
 pub use index::{Gather, Scatter, ScatterOp};
 pub use int_matmul::IntMatmul;
 pub use join_rows::JoinRows;
 pub use loss::{EmbeddingGradient, LossReduction, Nll, NllPass};
 pub use matmul::{Matmul, Tile};
-pub use matmul_join::MatmulJoin;
+pub use matmul_join::{MatmulJoin, ProductStore};
+pub use matmul_plan::Extent;
 pub use matmul_simd::MatmulSimd;
 pub use norm_columns::NormColumns;
 pub use ops::Op;
@@ -50,6 +55,7 @@ pub use search::Search;
 pub use sort::{Sort, SortStep};
 pub use unfold::Unfold;
 
+use crate::dtype::DType;
 use crate::features::Features;
 
 /// Groups in one dimension of a dispatch that every device takes.
@@ -62,6 +68,8 @@ pub enum Kernel {
     Pointwise(Pointwise),
     /// Row by row.
     Row(Row),
+    /// Row by row, in registers.
+    HeldRow(HeldRow),
     /// Matrix product.
     Matmul(Matmul),
     /// Parts of a matrix product put together.
@@ -113,6 +121,7 @@ macro_rules! each_family {
         match $kernel {
             Kernel::Pointwise($key) => $body,
             Kernel::Row($key) => $body,
+            Kernel::HeldRow($key) => $body,
             Kernel::Matmul($key) => $body,
             Kernel::MatmulJoin($key) => $body,
             Kernel::MatmulSimd($key) => $body,
@@ -168,6 +177,14 @@ impl Kernel {
     /// What the device must be able to do.
     pub fn requires(&self) -> Features {
         each_family!(self, key => key.requires())
+    }
+
+    /// The element type of cooperative factors, where the kernel has such: in the source they are matrices of `u32`.
+    pub(crate) fn factors(&self) -> Option<DType> {
+        match self {
+            Self::Matmul(key) => key.factors(),
+            _ => None,
+        }
     }
 
     /// The kernel's source.

@@ -10,6 +10,8 @@ use crate::shader::{Access, Shader, Store};
 pub(super) const GROUP: u32 = 256;
 /// Units (elements, or words of several elements) that an invocation makes where operands are dense.
 const ITEMS_DENSE: u32 = 4;
+/// Vectors of four elements that it makes.
+const ITEMS_FOURS: u32 = 2;
 
 /// How the operands lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,10 +27,12 @@ pub enum Layout {
     GatheredRagged,
     /// Any strides. Elements of the output narrower than a word cost two atomic operations each.
     Strided,
+    /// As [`Layout::Linear`], four elements at a time: only what [`Pointwise::in_fours`] gives.
+    Fours,
 }
 
 impl Layout {
-    /// Every layout.
+    /// Every layout that any kernel has.
     pub const ALL: [Self; 5] =
         [Self::Linear, Self::LinearRagged, Self::Gathered, Self::GatheredRagged, Self::Strided];
 
@@ -64,7 +68,7 @@ impl Layout {
 
     /// True where strides are read: the parameters are [`StridedParams`].
     pub const fn is_strided(self) -> bool {
-        !matches!(self, Self::Linear | Self::LinearRagged)
+        !matches!(self, Self::Linear | Self::LinearRagged | Self::Fours)
     }
 
     const fn store(self, output: DType) -> Store {
@@ -72,7 +76,7 @@ impl Layout {
             return Store::Wide;
         }
         match self {
-            Self::Linear | Self::Gathered => Store::Whole,
+            Self::Linear | Self::Gathered | Self::Fours => Store::Whole,
             Self::LinearRagged | Self::GatheredRagged => Store::Ragged,
             Self::Strided => Store::Scattered,
         }
@@ -85,6 +89,7 @@ impl Layout {
             Self::Gathered => "gathered",
             Self::GatheredRagged => "gathered_ragged",
             Self::Strided => "strided",
+            Self::Fours => "fours",
         }
     }
 }
@@ -132,6 +137,16 @@ impl Pointwise {
         Self { scalar: Some(index), ..self }
     }
 
+    /// The same that reads and writes four elements at a time, for a multiple of four of them, from multiples of four on in
+    /// every operand. None where there is no such kernel: for other types than those of two and four bytes, and where an
+    /// element's place matters.
+    pub fn in_fours(self) -> Option<Self> {
+        let fits = |dtype: DType| matches!(dtype.size(), 2 | 4);
+        let all = fits(self.output) && self.tensors().all(fits) && self.tensors().count() > 0;
+        let dense = self.layout == Layout::Linear && !self.op.is_indexed();
+        (all && dense).then_some(Self { layout: Layout::Fours, ..self })
+    }
+
     /// Element types of the tensor inputs, in binding order (after the output).
     pub fn tensors(&self) -> impl Iterator<Item = DType> + '_ {
         let scalar = self.scalar.map(usize::from);
@@ -146,6 +161,9 @@ impl Pointwise {
 
     /// Workgroups for `count` elements whose output begins at element `offset`.
     pub fn groups(&self, offset: u32, count: u32) -> [u32; 3] {
+        if self.layout == Layout::Fours {
+            return super::spread((count / 4).div_ceil(GROUP * ITEMS_FOURS));
+        }
         let lanes = self.output.lanes();
         let units = match self.layout.store(self.output) {
             Store::Wide | Store::Scattered => count,
@@ -174,7 +192,11 @@ impl Pointwise {
     }
 
     const fn items(&self) -> u32 {
-        if self.layout.is_strided() { 1 } else { ITEMS_DENSE }
+        match self.layout {
+            Layout::Fours => ITEMS_FOURS,
+            layout if layout.is_strided() => 1,
+            _ => ITEMS_DENSE,
+        }
     }
 
     pub(super) fn label(&self) -> String {
@@ -229,19 +251,41 @@ impl Pointwise {
             .set("ROUNDED", self.rounded())
             .set("DIGITS", self.digits().to_string())
             .set("STEP", format!("{:?}", (-f64::from(self.digits())).exp2()))
-            .operand("out", self.output, Access::Put(self.layout.store(self.output)))
+            .operand("out", self.output, self.store())
+    }
+
+    fn store(&self) -> Access {
+        match self.layout {
+            Layout::Fours => Access::StoreFour,
+            layout => Access::Put(layout.store(self.output)),
+        }
     }
 
     pub(super) fn wgsl(&self) -> String {
+        if self.layout == Layout::Fours {
+            return self.fours();
+        }
         let mut shader = self.shader(include_str!("../../wgsl/kernel/pointwise.wgsl"));
         for (k, dtype) in self.tensors().enumerate() {
             shader = shader.operand(&format!("in{k}"), dtype, Access::Load);
         }
-        shader.set("CALL", self.call()).finish()
+        let call = self.call(|tensor| format!("load_in{tensor}(at.{})", ["y", "z", "w"][tensor]));
+        shader.set("CALL", call).finish()
     }
 
-    /// The expression that makes element `e`, found at `at`.
-    fn call(&self) -> String {
+    fn fours(&self) -> String {
+        let mut shader = self.shader(include_str!("../../wgsl/kernel/pointwise_fours.wgsl"));
+        let mut loads = String::new();
+        for (k, dtype) in self.tensors().enumerate() {
+            shader = shader.operand(&format!("in{k}"), dtype, Access::LoadFour);
+            loads += &format!("let x{k} = load_four_in{k}(p.offsets.{} + e);\n", ["y", "z", "w"][k]);
+        }
+        let values = ["x", "y", "z", "w"].map(|part| self.call(|tensor| format!("x{tensor}.{part}")));
+        shader.set("LOADS", loads).set("VALUES", values.join(", ")).finish()
+    }
+
+    /// The expression that makes element `e`, found at `at`; `load` is one that reads it from a tensor.
+    fn call(&self, load: impl Fn(usize) -> String) -> String {
         let mut arguments = Vec::with_capacity(4);
         if self.op.is_indexed() {
             arguments.push("e".to_owned());
@@ -251,8 +295,7 @@ impl Pointwise {
             if self.scalar == Some(k as u8) {
                 arguments.push(format!("scalar_{}(0u)", self.common.native().name()));
             } else {
-                let place = ["y", "z", "w"][tensor];
-                let load = format!("load_in{tensor}(at.{place})");
+                let load = load(tensor);
                 // Bools come from storage as 0 or 1 already.
                 let same = *dtype == self.common;
                 arguments.push(if same { load } else { convert(load, dtype.native(), self.common) });

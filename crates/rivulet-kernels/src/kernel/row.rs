@@ -86,6 +86,51 @@ pub struct Row {
     pub threads: RowThreads,
 }
 
+impl RowOp {
+    pub(super) fn label(self) -> String {
+        let norm = |name: &str, norm: Norm| {
+            let weight = if norm.weight { "_weight" } else { "" };
+            let bias = if norm.bias { "_bias" } else { "" };
+            let stats = norm.stats.map_or(String::new(), |stats| format!("_stats_{}", stats.name()));
+            format!("{name}{weight}{bias}{stats}")
+        };
+        match self {
+            Self::Softmax => "softmax".to_owned(),
+            Self::LogSoftmax => "log_softmax".to_owned(),
+            Self::SoftmaxBackward => "softmax_backward".to_owned(),
+            Self::LogSoftmaxBackward => "log_softmax_backward".to_owned(),
+            Self::LayerNorm(key) => norm("layer_norm", key),
+            Self::RmsNorm(key) => norm("rms_norm", key),
+            Self::GroupNorm(key) => norm("group_norm", key),
+            Self::LayerNormBackward(key) => norm("layer_norm_backward", key.operands()),
+            Self::RmsNormBackward(key) => norm("rms_norm_backward", key.operands()),
+        }
+    }
+
+    pub(super) fn bindings(self) -> u32 {
+        match self {
+            Self::Softmax | Self::LogSoftmax => 2,
+            Self::SoftmaxBackward | Self::LogSoftmaxBackward => 3,
+            Self::LayerNorm(key) | Self::GroupNorm(key) => {
+                2 + u32::from(key.weight) + u32::from(key.bias) + 2 * u32::from(key.stats.is_some())
+            }
+            Self::RmsNorm(key) => 2 + u32::from(key.weight) + u32::from(key.stats.is_some()),
+            Self::LayerNormBackward(key) => 5 + u32::from(key.weight),
+            Self::RmsNormBackward(key) => 4 + u32::from(key.weight),
+        }
+    }
+
+    /// What the kept statistics need.
+    pub(super) fn requires(self) -> Features {
+        let stats = match self {
+            Self::LayerNorm(key) | Self::RmsNorm(key) | Self::GroupNorm(key) => key.stats,
+            Self::LayerNormBackward(key) | Self::RmsNormBackward(key) => Some(key.stats),
+            _ => None,
+        };
+        stats.map_or(Features::NONE, Features::of)
+    }
+}
+
 impl RowStore {
     /// The cheapest that is right for dense rows of `size` that begin at element `offset` of the output.
     pub fn choose(output: DType, offset: u32, size: u32, inner: u32) -> Self {
@@ -144,38 +189,12 @@ impl Row {
     }
 
     pub(super) fn label(&self) -> String {
-        let norm = |name: &str, norm: Norm| {
-            let weight = if norm.weight { "_weight" } else { "" };
-            let bias = if norm.bias { "_bias" } else { "" };
-            let stats = norm.stats.map_or(String::new(), |stats| format!("_stats_{}", stats.name()));
-            format!("{name}{weight}{bias}{stats}")
-        };
-        let op = match self.op {
-            RowOp::Softmax => "softmax".to_owned(),
-            RowOp::LogSoftmax => "log_softmax".to_owned(),
-            RowOp::SoftmaxBackward => "softmax_backward".to_owned(),
-            RowOp::LogSoftmaxBackward => "log_softmax_backward".to_owned(),
-            RowOp::LayerNorm(key) => norm("layer_norm", key),
-            RowOp::RmsNorm(key) => norm("rms_norm", key),
-            RowOp::GroupNorm(key) => norm("group_norm", key),
-            RowOp::LayerNormBackward(key) => norm("layer_norm_backward", key.operands()),
-            RowOp::RmsNormBackward(key) => norm("rms_norm_backward", key.operands()),
-        };
-        let (input, output) = (self.input.name(), self.output.name());
+        let (op, input, output) = (self.op.label(), self.input.name(), self.output.name());
         format!("{op}_{input}_{output}_{}_{}", self.store.label(), self.threads.count())
     }
 
     pub(super) fn bindings(&self) -> u32 {
-        match self.op {
-            RowOp::Softmax | RowOp::LogSoftmax => 2,
-            RowOp::SoftmaxBackward | RowOp::LogSoftmaxBackward => 3,
-            RowOp::LayerNorm(key) | RowOp::GroupNorm(key) => {
-                2 + u32::from(key.weight) + u32::from(key.bias) + 2 * u32::from(key.stats.is_some())
-            }
-            RowOp::RmsNorm(key) => 2 + u32::from(key.weight) + u32::from(key.stats.is_some()),
-            RowOp::LayerNormBackward(key) => 5 + u32::from(key.weight),
-            RowOp::RmsNormBackward(key) => 4 + u32::from(key.weight),
-        }
+        self.op.bindings()
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -183,12 +202,7 @@ impl Row {
     }
 
     pub(super) fn requires(&self) -> Features {
-        let stats = match self.op {
-            RowOp::LayerNorm(key) | RowOp::RmsNorm(key) | RowOp::GroupNorm(key) => key.stats,
-            RowOp::LayerNormBackward(key) | RowOp::RmsNormBackward(key) => Some(key.stats),
-            _ => None,
-        };
-        Features::of(self.input) | Features::of(self.output) | stats.map_or(Features::NONE, Features::of)
+        Features::of(self.input) | Features::of(self.output) | self.op.requires()
     }
 
     pub(super) fn wgsl(&self) -> String {

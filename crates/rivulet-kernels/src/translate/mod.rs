@@ -1,8 +1,10 @@
 //! From WGSL to what a driver takes, through naga.
 
+mod cooperative;
 mod msl;
 mod spirv;
 
+use crate::dtype::DType;
 use crate::kernel::Kernel;
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -79,7 +81,7 @@ pub enum TranslateError {
 /// # Errors
 /// [`TranslateError`], never a panic.
 pub fn translate(kernel: &Kernel, target: Target) -> Result<Translated, TranslateError> {
-    translate_wgsl(&kernel.label(), &kernel.wgsl(), kernel.bindings(), target)
+    translate_text(&kernel.label(), &kernel.wgsl(), kernel.bindings(), kernel.factors(), target)
 }
 
 /// Translates a text of one's own by the rules of the kernels: bindings 0.. of group 0, entry point `main`.
@@ -92,11 +94,22 @@ pub fn translate_wgsl(
     bindings: u32,
     target: Target,
 ) -> Result<Translated, TranslateError> {
+    translate_text(label, wgsl, bindings, None, target)
+}
+
+/// `factors`: the type of the cooperative matrices that are loaded from memory of `u32`, where there are such.
+fn translate_text(
+    label: &str,
+    wgsl: &str,
+    bindings: u32,
+    factors: Option<DType>,
+    target: Target,
+) -> Result<Translated, TranslateError> {
     // Nothing is shared with the closure that a panic could leave half done.
     catch_unwind(AssertUnwindSafe(|| {
         let (module, info) = check(label, wgsl)?;
         let written = match target {
-            Target::SpirV(controls) => spirv::write(&module, &info, controls),
+            Target::SpirV(controls) => spirv::write(&module, &info, controls, factors),
             Target::Msl => msl::write(&module, &info, bindings),
         };
         written.map_err(|message| TranslateError::Write { label: label.to_owned(), target, message })

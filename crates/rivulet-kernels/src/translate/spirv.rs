@@ -1,6 +1,8 @@
 //! SPIR-V through naga, and what naga has no words for: `NoContraction` and float-control modes.
 
 use super::Translated;
+use super::cooperative::{self, Instruction};
+use crate::dtype::DType;
 use naga::back::spv::{Options, PipelineOptions, WriterFlags, ZeroInitializeWorkgroupMemoryMode, write_vec};
 use naga::valid::ModuleInfo;
 use std::collections::HashSet;
@@ -48,6 +50,7 @@ pub(super) fn write(
     module: &naga::Module,
     info: &ModuleInfo,
     controls: FloatControls,
+    factors: Option<DType>,
 ) -> Result<Translated, String> {
     let options = Options {
         lang_version: (1, 3),
@@ -77,16 +80,17 @@ pub(super) fn write(
     };
     let entry = PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".to_owned() };
     let words = write_vec(module, info, &options, Some(&entry)).map_err(|error| error.to_string())?;
-    Ok(Translated::SpirV(annotate(&words, controls)?))
+    Ok(Translated::SpirV(annotate(&words, controls, factors)?))
 }
 
 /// Adds `NoContraction` to every float operation, so that sums and products are rounded where the WGSL says (`fma`
-/// stays free to fuse), and the execution modes.
-fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> {
+/// stays free to fuse), the execution modes, and what cooperative matrices of `factors` need.
+fn annotate(words: &[u32], controls: FloatControls, factors: Option<DType>) -> Result<Vec<u32>, String> {
     if words.first() != Some(&MAGIC) {
         return Err("not a SPIR-V module".to_owned());
     }
-    let mut instructions = Vec::new();
+    let mut header = words.get(..HEADER_WORDS).ok_or("truncated SPIR-V")?.to_vec();
+    let mut instructions: Vec<Instruction> = Vec::new();
     let mut rest = words.get(HEADER_WORDS..).unwrap_or_default();
     while let Some(&first) = rest.first() {
         let Some((instruction, tail)) = rest.split_at_checked((first >> 16) as usize) else {
@@ -95,14 +99,17 @@ fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> 
         if instruction.is_empty() {
             return Err("empty SPIR-V instruction".to_owned());
         }
-        instructions.push((first & 0xffff, instruction));
+        instructions.push((first & 0xffff, instruction.to_vec()));
         rest = tail;
+    }
+    if let (Some(factors), Some(bound)) = (factors, header.get_mut(3)) {
+        instructions = cooperative::correct(&instructions, factors, bound)?;
     }
     let has = |capability| {
         instructions.iter().any(|(op, words)| *op == OP_CAPABILITY && words.get(1) == Some(&capability))
     };
     let cooperative = has(CAPABILITY_COOPERATIVE_MATRIX);
-    let half = has(CAPABILITY_FLOAT16) || cooperative;
+    let half = has(CAPABILITY_FLOAT16);
     let shared = if cooperative { shared_pointers(&instructions) } else { HashSet::new() };
     let entry = instructions.iter().find(|(op, _)| *op == OP_ENTRY_POINT).and_then(|(_, words)| words.get(2));
     let entry = *entry.ok_or("no entry point")?;
@@ -116,7 +123,7 @@ fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> 
     .filter_map(|(on, mode)| on.then_some(mode))
     .collect();
 
-    let mut out = words.get(..HEADER_WORDS).unwrap_or_default().to_vec();
+    let mut out = header;
     out.reserve(words.len());
     let mut place = Place::Capabilities;
     for (op, instruction) in &instructions {
@@ -124,15 +131,14 @@ fn annotate(words: &[u32], controls: FloatControls) -> Result<Vec<u32>, String> 
             for (capability, ..) in &modes {
                 out.extend([instruction_word(2, OP_CAPABILITY), *capability]);
             }
-            // naga declares it with other uses of the type, but not with a matrix of it.
-            if half && !has(CAPABILITY_FLOAT16) {
-                out.extend([instruction_word(2, OP_CAPABILITY), CAPABILITY_FLOAT16]);
-            }
             place = Place::Extensions;
         }
         if place == Place::Extensions && *op != OP_EXTENSION {
             if !modes.is_empty() {
                 extension(&mut out, "SPV_KHR_float_controls");
+            }
+            if let Some(name) = factors.and_then(cooperative::extension) {
+                extension(&mut out, name);
             }
             place = Place::Modes;
         }
@@ -180,11 +186,11 @@ fn access(op: u32, instruction: &[u32]) -> Option<u32> {
 }
 
 /// Pointers into memory that invocations share.
-fn shared_pointers(instructions: &[(u32, &[u32])]) -> HashSet<u32> {
+fn shared_pointers(instructions: &[Instruction]) -> HashSet<u32> {
     let mut types = HashSet::new();
     let mut pointers = HashSet::new();
     for (op, words) in instructions {
-        match (*op, *words) {
+        match (*op, words.as_slice()) {
             (OP_TYPE_POINTER, [_, id, STORAGE_WORKGROUP | STORAGE_BUFFER, ..]) => {
                 types.insert(*id);
             }

@@ -5,11 +5,12 @@ mod adapter;
 
 use rivulet_hal::vulkan::{self, Options};
 use rivulet_hal::{
-    Binding, BufferRange, ByteRange, Device, Memory, MemoryUsage, PipelineDesc, PipelineSource, QueueIndex,
-    Submission, TimelinePoint,
+    Binding, BufferRange, ByteRange, Device, Memory, MemoryUsage, Pipeline, PipelineDesc, PipelineSource,
+    QueueIndex, Submission, TimelinePoint,
 };
 use rivulet_kernels::{FloatControls, Kernel, Target, Translated, translate};
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 /// The device of all tests.
@@ -34,33 +35,16 @@ pub fn output(bytes: &mut Vec<u8>) -> Operand<'_> {
 
 /// Runs `kernel` once. Operands in binding order; what it wrote is in them afterwards.
 pub fn run(kernel: Kernel, params: &[u8], groups: [u32; 3], operands: &mut [Operand<'_>]) {
-    // Submissions to a queue may not overlap, and a complaint must be this kernel's own.
+    // Submissions to a queue may not overlap, and a complaint must be this kernel's own. Kernels are compiled once.
     #[allow(clippy::disallowed_types, reason = "a lock of these tests alone")]
-    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock();
+    static ONE_AT_A_TIME: LazyLock<std::sync::Mutex<HashMap<Kernel, Arc<dyn Pipeline>>>> =
+        LazyLock::new(std::sync::Mutex::default);
+    let mut compiled = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let device = device().unwrap();
     let earlier = vulkan::validation_messages().len();
-    let shader = device.info().shader;
-    let controls = FloatControls {
-        preserve_nan_f32: shader.preserve_nan_f32,
-        preserve_subnormals_f32: shader.preserve_subnormals_f32,
-        round_even_f16: shader.round_even_f16,
-    };
-    let words = match translate(&kernel, Target::SpirV(controls)) {
-        Ok(Translated::SpirV(words)) => words,
-        other => panic!("{other:?}"),
-    };
     assert_eq!(params.len(), kernel.param_bytes() as usize, "{}", kernel.label());
     assert_eq!(operands.len(), kernel.bindings() as usize, "{}", kernel.label());
-    let pipeline = device
-        .pipeline(&PipelineDesc {
-            label: kernel.label(),
-            source: PipelineSource::SpirV(words),
-            bindings: kernel.bindings(),
-            param_bytes: kernel.param_bytes(),
-            workgroup: kernel.workgroup(),
-        })
-        .unwrap();
+    let pipeline = Arc::clone(compiled.entry(kernel).or_insert_with(|| compile(device, &kernel)));
     let size = |operand: &Operand<'_>| (operand.bytes.len().max(4) as u64).next_multiple_of(4);
     let allocate = |usage| -> Vec<Arc<dyn Memory>> {
         operands.iter().map(|operand| device.allocate(size(operand), usage).unwrap()).collect()
@@ -102,6 +86,27 @@ pub fn run(kernel: Kernel, params: &[u8], groups: [u32; 3], operands: &mut [Oper
     }
     let complaints = vulkan::validation_messages();
     assert!(complaints.len() == earlier, "{}: {:?}", kernel.label(), complaints.get(earlier));
+}
+
+fn compile(device: &Arc<dyn Device>, kernel: &Kernel) -> Arc<dyn Pipeline> {
+    let shader = device.info().shader;
+    let controls = FloatControls {
+        preserve_nan_f32: shader.preserve_nan_f32,
+        preserve_subnormals_f32: shader.preserve_subnormals_f32,
+        round_even_f16: shader.round_even_f16,
+    };
+    let words = match translate(kernel, Target::SpirV(controls)) {
+        Ok(Translated::SpirV(words)) => words,
+        other => panic!("{other:?}"),
+    };
+    let desc = PipelineDesc {
+        label: kernel.label(),
+        source: PipelineSource::SpirV(words),
+        bindings: kernel.bindings(),
+        param_bytes: kernel.param_bytes(),
+        workgroup: kernel.workgroup(),
+    };
+    device.pipeline(&desc).unwrap()
 }
 
 fn bytes(memory: &Arc<dyn Memory>, len: usize) -> Vec<u8> {

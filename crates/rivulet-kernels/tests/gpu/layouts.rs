@@ -74,6 +74,47 @@ fn whole_words_are_written_without_atomics() {
 }
 
 #[test]
+fn four_elements_at_a_time() {
+    need_device!();
+    let types = DType::ALL.into_iter().filter(|dtype| matches!(dtype.size(), 2 | 4));
+    for dtype in types {
+        for (offset, count) in [(0, 4), (4, 8), (8, 5000), (12, 4096)] {
+            for op in [Op::Add, Op::Copy] {
+                let key = match op {
+                    Op::Copy => Pointwise::cast(dtype, dtype, Layout::Linear),
+                    _ => Pointwise::new(op, dtype, Layout::Linear),
+                };
+                let key = key.in_fours().unwrap();
+                let (a, b) = (numbers(dtype, count + 4, 1), numbers(dtype, count + 8, 2));
+                let before = numbers(dtype, offset + count + 4, 3);
+                let params = PointwiseParams {
+                    offsets: [offset as u32, 4, 8, 0],
+                    count: count as u32,
+                    ..Default::default()
+                };
+                let mut want = before.clone();
+                for k in 0..count {
+                    want[offset + k] = if op == Op::Copy { a[4 + k] } else { sum(dtype, a[4 + k], b[8 + k]) };
+                }
+                let (mut out, mut a, mut b) = (encode(dtype, &before), encode(dtype, &a), encode(dtype, &b));
+                let mut operands = vec![output(&mut out), input(&mut a)];
+                if op == Op::Add {
+                    operands.push(input(&mut b));
+                }
+                let groups = key.groups(offset as u32, count as u32);
+                run(Kernel::Pointwise(key), bytes_of(&params), groups, &mut operands);
+                assert_eq!(decode(dtype, &out), want, "{op:?} of {dtype:?}, {count} elements at {offset}");
+            }
+        }
+    }
+    let long = Pointwise::new(Op::Add, DType::I64, Layout::Linear);
+    assert_eq!(
+        (long.in_fours(), Pointwise::new(Op::Tril, DType::F32, Layout::Linear).in_fours()),
+        (None, None)
+    );
+}
+
+#[test]
 fn strides_of_four_dimensions_broadcast_flip_and_skip() {
     need_device!();
     let shape = [3_u32, 5, 2, 4];

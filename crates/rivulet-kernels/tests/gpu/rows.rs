@@ -5,7 +5,7 @@ use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
 use rivulet_kernels::params::RowParams;
-use rivulet_kernels::{DType, Kernel, Norm, Row, RowOp, Scan, ScanOp};
+use rivulet_kernels::{DType, HeldRow, Kernel, Norm, Row, RowOp, Scan, ScanOp};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -56,12 +56,22 @@ fn softmax(x: &[f64]) -> Vec<f64> {
 
 /// Runs a row kernel whose output and inputs begin at uneven places; one byte string for each written operand.
 fn apply(key: Row, params: RowParams, outputs: &mut [&mut Vec<u8>], inputs: &[Vec<u8>]) {
+    apply_kernel(Kernel::Row(key), key.groups(params.rows), params, outputs, inputs);
+}
+
+fn apply_kernel(
+    kernel: Kernel,
+    groups: [u32; 3],
+    params: RowParams,
+    outputs: &mut [&mut Vec<u8>],
+    inputs: &[Vec<u8>],
+) {
     let mut inputs = inputs.to_vec();
     let (out, stats) = outputs.split_first_mut().unwrap();
     let mut operands: Vec<Operand<'_>> = vec![output(out)];
     operands.extend(inputs.iter_mut().map(input));
     operands.extend(stats.iter_mut().map(|stat| output(stat)));
-    run(Kernel::Row(key), bytes_of(&params), key.groups(params.rows), &mut operands);
+    run(kernel, bytes_of(&params), groups, &mut operands);
 }
 
 #[test]
@@ -218,6 +228,118 @@ fn normalisations_with_every_set_of_operands() {
                     tolerance(dtype) * 3.0 + 5e-5,
                     &what,
                 );
+                if norm.stats.is_some() {
+                    assert_close(&decode(DType::F32, &rstd), &rstds, 1e-5, &what);
+                    if !rms {
+                        assert_close(&decode(DType::F32, &mean), &means, 1e-6, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keys and the sizes of rows that they serve: few invocations and many, their vectors full and not.
+fn held(op: RowOp, dtype: DType) -> Vec<(HeldRow, usize)> {
+    let sizes = [4, 300, 1024, 1028, 3000];
+    let key = |size: u32| HeldRow::choose(op, dtype, dtype, size, &[4, 8]).map(|key| (key, size as usize));
+    sizes.into_iter().filter_map(key).collect()
+}
+
+#[test]
+fn softmax_of_rows_in_registers() {
+    need_device!();
+    for dtype in FLOATS {
+        for op in [RowOp::Softmax, RowOp::LogSoftmax] {
+            for (key, size) in held(op, dtype) {
+                let (rows, offset) = (11, 4);
+                let mut x = numbers(dtype, rows * size + 8, 1);
+                let special = &mut x[8..];
+                special[0] = f64::NEG_INFINITY;
+                special[1] = decode(dtype, &encode(dtype, &[88.0]))[0];
+                special[size..2 * size].fill(f64::NEG_INFINITY);
+                special[3 * size - 1] = f64::INFINITY;
+                special[3 * size] = f64::NAN;
+                let want = by_rows(&x[8..], size, 1, |row| {
+                    let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = row.iter().map(|x| (x - top).exp()).sum();
+                    let value = |x: &f64| {
+                        if op == RowOp::Softmax { (x - top).exp() / sum } else { x - top - sum.ln() }
+                    };
+                    row.iter().map(value).collect()
+                });
+                let params = RowParams {
+                    offsets: [offset, 8, 0, 0],
+                    rows: rows as u32,
+                    size: size as u32,
+                    inner: 1,
+                    ..Default::default()
+                };
+                let before = numbers(dtype, rows * size + 8, 2);
+                let mut out = encode(dtype, &before);
+                let groups = key.groups(params.rows);
+                apply_kernel(Kernel::HeldRow(key), groups, params, &mut [&mut out], &[encode(dtype, &x)]);
+                let got = decode(dtype, &out);
+                let what = format!("{key:?} of {size}");
+                let end = 4 + rows * size;
+                assert_close(&got[4..end], &want, tolerance(dtype), &what);
+                assert_eq!((&got[..4], &got[end..]), (&before[..4], &before[end..]), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn normalisations_of_rows_in_registers() {
+    need_device!();
+    let eps = 1e-5;
+    for dtype in FLOATS {
+        for (rms, weight, bias, stats) in
+            [(false, false, false, false), (false, true, true, true), (true, true, false, true)]
+        {
+            let norm = Norm { weight, bias, stats: stats.then_some(DType::F32) };
+            let op = if rms { RowOp::RmsNorm(norm) } else { RowOp::LayerNorm(norm) };
+            for (key, size) in held(op, dtype) {
+                let rows = 9;
+                // Far from 0, where sums of squares would cancel.
+                let x: Vec<_> = numbers(dtype, rows * size, 1).iter().map(|x| x + 20.0).collect();
+                let x = decode(dtype, &encode(dtype, &x));
+                let (weight, bias) = (numbers(dtype, size + 4, 2), numbers(dtype, size + 8, 3));
+                let (mut want, mut means, mut rstds) = (Vec::new(), Vec::new(), Vec::new());
+                for row in x.chunks(size) {
+                    let mean = if rms { 0.0 } else { row.iter().sum::<f64>() / size as f64 };
+                    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size as f64;
+                    let rstd = 1.0 / (variance + eps).sqrt();
+                    want.extend(row.iter().enumerate().map(|(e, x)| {
+                        let scaled = (x - mean) * rstd * if norm.weight { weight[e + 4] } else { 1.0 };
+                        scaled + if norm.bias { bias[e + 8] } else { 0.0 }
+                    }));
+                    means.push(mean);
+                    rstds.push(rstd);
+                }
+                let params = RowParams {
+                    offsets: [4, 0, 4, 8],
+                    rows: rows as u32,
+                    size: size as u32,
+                    inner: 1,
+                    eps: eps as f32,
+                    ..Default::default()
+                };
+                let mut inputs = vec![encode(dtype, &x)];
+                inputs.extend(norm.weight.then(|| encode(dtype, &weight)));
+                inputs.extend(norm.bias.then(|| encode(dtype, &bias)));
+                let mut out = vec![0; (rows * size + 4) * dtype.size() as usize];
+                let (mut mean, mut rstd) = (vec![0; rows * 4], vec![0; rows * 4]);
+                let mut outputs = vec![&mut out];
+                if norm.stats.is_some() {
+                    if !rms {
+                        outputs.push(&mut mean);
+                    }
+                    outputs.push(&mut rstd);
+                }
+                apply_kernel(Kernel::HeldRow(key), key.groups(params.rows), params, &mut outputs, &inputs);
+                let what = format!("{key:?} of {size}");
+                assert_close(&decode(dtype, &out)[4..], &want, tolerance(dtype) * 3.0 + 5e-5, &what);
                 if norm.stats.is_some() {
                     assert_close(&decode(DType::F32, &rstd), &rstds, 1e-5, &what);
                     if !rms {

@@ -8,11 +8,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums = vec4<f32>();
     for (var part = 0u; part < p.parts; part++) {
         let at = first + part * p.edges.w;
-        for (var j = 0u; j < 4u; j++) {
-            if (row < p.m && first_column + j < p.n) {
-                sums[j] += load_parts(at + j);
-            }
-        }
+        $ADD
     }
     store_four(base, row, first_column, sums);
 }

@@ -2,10 +2,6 @@ fn store_four(base: vec4<u32>, row: u32, column: u32, sums: vec4<f32>) {
     if (row >= p.m) {
         return;
     }
-    for (var j = 0u; j < 4u; j += $PAIRu) {
-        if (column + j < p.n) {
-            let to = base.x + row * p.edges.x + column + j;
-            $STORE
-        }
-    }
+    let to = base.x + row * p.edges.x + column;
+$STORE
 }

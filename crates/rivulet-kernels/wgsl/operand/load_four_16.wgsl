@@ -1,6 +1,6 @@
-fn load_four_$NAME(i: u32) -> vec4<f32> {
+fn load_four_$NAME(i: u32) -> vec4<$NATIVE> {
     let words = $NAME[i / 4u];
-    return vec4<f32>(
+    return vec4<$NATIVE>(
         decode_$DTYPE(words.x),
         decode_$DTYPE(words.x >> 16u),
         decode_$DTYPE(words.y),

@@ -1,3 +1,3 @@
-fn load_four_$NAME(i: u32) -> vec4<f32> {
+fn load_four_$NAME(i: u32) -> vec4<$NATIVE> {
     return $NAME[i / 4u];
 }

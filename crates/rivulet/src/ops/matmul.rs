@@ -8,15 +8,15 @@ use super::{DType, Op, no_kernel, refuse};
 use crate::Device;
 use crate::error::Result;
 use crate::ids::Access;
-use rivulet_hal::HalError;
+use rivulet_hal::{AdapterClass, HalError};
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{Kernel, MAX_GROUPS, Matmul, MatmulJoin, Tile};
+use rivulet_kernels::{Extent, Kernel, MAX_GROUPS, Matmul, MatmulJoin, ProductStore, Tile};
 use smallvec::SmallVec;
 
 const OP: &str = "matmul";
 
-/// Workgroups that keep a device busy: about one for each of the largest devices' processors.
-const FILL: u32 = 128;
+/// Processors of a device that does not tell: those of a large one.
+const PROCESSORS: u32 = 128;
 
 /// A product of matrices, in the order out, a, b, bias.
 struct Product<'v, 'b> {
@@ -165,55 +165,76 @@ fn dispatch(
     let (batch_strides, batch_count) = inner.last().map_or(zero, |dim| (dim.strides, dim.size));
     let batches = u32::try_from(outer_count * batch_count).unwrap_or(u32::MAX);
 
-    let even = |stride: i64| stride % 2 == 0;
-    let pairs = !out.dtype.is_wide()
-        && n.is_multiple_of(2)
-        && out.offset.is_multiple_of(2)
-        && (m == 1 || even(stride(0, 0)))
-        && walk.dims.iter().all(|dim| even(dim.strides[0]));
-    let (tile, parts) = match outer {
-        [] => Tile::split(m, n, k, batches, FILL),
-        _ => (Tile::choose(m, n, batches, FILL), 1),
+    let store = {
+        let multiple = |of: u32| {
+            let fits = |stride: i64| stride % i64::from(of) == 0;
+            n.is_multiple_of(of)
+                && out.offset.is_multiple_of(u64::from(of))
+                && (m == 1 || fits(stride(0, 0)))
+                && walk.dims.iter().all(|dim| fits(dim.strides[0]))
+        };
+        match () {
+            () if multiple(4) => ProductStore::Fours,
+            () if multiple(2) && !out.dtype.is_wide() => ProductStore::Pairs,
+            () => ProductStore::One,
+        }
     };
     let a_along_k = stride(1, 1) == 1 || (k == 1 && stride(1, 0) != 1);
     let b_along_k = stride(2, 0) == 1 && stride(2, 1) != 1;
     // A factor as rows of neighbours: how many there are in each, and the stride from one to another.
-    let quad = |operand: usize, near: (usize, u32), far: usize| {
-        let fourth = |stride: i64| stride % 4 == 0;
+    let run = |of: u32, operand: usize, near: (usize, u32), far: usize| {
+        let fits = |stride: i64| stride % i64::from(of) == 0;
         stride(operand, near.0) == 1
-            && near.1.is_multiple_of(4)
-            && fourth(stride(operand, far))
-            && views.get(operand).is_some_and(|view| view.offset.is_multiple_of(4))
-            && walk.dims.iter().all(|dim| fourth(dim.strides[operand]))
+            && near.1.is_multiple_of(of)
+            && fits(stride(operand, far))
+            && views.get(operand).is_some_and(|view| view.offset.is_multiple_of(u64::from(of)))
+            && walk.dims.iter().all(|dim| fits(dim.strides[operand]))
     };
-    let quads = if a_along_k { quad(1, (1, k), 0) } else { quad(1, (0, m), 1) }
-        && if b_along_k { quad(2, (0, k), 1) } else { quad(2, (1, n), 0) };
-    let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
-    let key = Matmul {
-        input: a.dtype,
-        output: out.dtype,
-        tile,
-        a_along_k,
-        b_along_k,
-        bias: bias.is_some(),
-        activation,
-        pairs: pairs && !skinny,
-        quads: quads && (!skinny || (a_along_k && b_along_k)),
-        split: false,
+    let runs = |of: u32| {
+        (if a_along_k { run(of, 1, (1, k), 0) } else { run(of, 1, (0, m), 1) })
+            && if b_along_k { run(of, 2, (0, k), 1) } else { run(of, 2, (1, n), 0) }
     };
-    let cooperative = Matmul { tile: Tile::Cooperative, ..key };
+    // The kernels that read vectors are written out along k, which takes a CPU's driver seconds to compile.
+    let written_out = device.info().class != AdapterClass::Cpu;
+    let quads = runs(4) && (written_out || m <= 8);
+    let shader = &device.info().shader;
+    let extent = Extent {
+        m,
+        n,
+        k,
+        batches,
+        processors: shader.processors.unwrap_or(PROCESSORS),
+        quads_along_k: quads && a_along_k && b_along_k,
+        cooperative: false,
+        parts: outer.is_empty(),
+    };
+    let key = |(tile, _): (Tile, u32)| {
+        let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
+        Matmul {
+            input: a.dtype,
+            output: out.dtype,
+            tile,
+            a_along_k,
+            b_along_k,
+            bias: bias.is_some(),
+            activation,
+            store: if skinny { ProductStore::One } else { store },
+            quads: quads && (!skinny || extent.quads_along_k),
+            split: false,
+        }
+    };
+    let offered = match a.dtype {
+        DType::F16 => shader.cooperative_f16,
+        DType::BF16 => shader.cooperative_bf16,
+        _ => false,
+    };
+    let cooperative = offered && runs(8) && store == ProductStore::Fours;
+    let mut plan = Tile::plan(&Extent { cooperative, ..extent });
     // Not every driver that offers cooperative matrices compiles every such kernel.
-    let key = if device.info().shader.cooperative_f16
-        && a.dtype == DType::F16
-        && quads
-        && (pairs || out.dtype.is_wide())
-        && m.min(n) >= 64
-        && pipeline(device, OP, &Kernel::Matmul(cooperative)).is_ok()
-    {
-        cooperative
-    } else {
-        key
-    };
+    if plan.0.is_cooperative() && pipeline(device, OP, &Kernel::Matmul(key(plan))).is_err() {
+        plan = Tile::plan(&extent);
+    }
+    let (key, parts) = (key(plan), plan.1);
     let mut params = MatmulParams {
         outer_strides: outer_strides.map(word),
         batch_strides: batch_strides.map(word),
@@ -227,7 +248,7 @@ fn dispatch(
         beta,
         ..MatmulParams::default()
     };
-    if parts > 1 && key.tile == tile && batches.saturating_mul(parts) <= MAX_GROUPS {
+    if parts > 1 && batches.saturating_mul(parts) <= MAX_GROUPS {
         return along_k(device, &key, &params, &views, batches, parts);
     }
     let operands: SmallVec<[(&View<'_>, Access); 4]> = views
@@ -257,8 +278,8 @@ fn along_k(
     parts: u32,
 ) -> Result<()> {
     let (m, n) = (params.m, params.n);
-    // Kernels go along k in steps of 16 or a divisor of that.
-    let chunk = params.k.div_ceil(parts).next_multiple_of(16);
+    // No step of a kernel, of 16 or of vectors of eight, may reach from one part into the next.
+    let chunk = params.k.div_ceil(parts).next_multiple_of(64);
     let parts = params.k.div_ceil(chunk);
     let matrix = m.saturating_mul(n);
     let whole = matrix.saturating_mul(batches);
@@ -267,8 +288,9 @@ fn along_k(
     let sums = made.view(DType::F32, &[count]);
     let at = |operand: usize| views.get(operand).map_or(0, |view| word(view.offset as i64));
     let inner = matrix.saturating_mul(params.batch);
-    let product =
-        Matmul { output: DType::F32, bias: false, activation: None, pairs: false, split: true, ..*key };
+    // The sums are dense.
+    let store = if n.is_multiple_of(4) { ProductStore::Fours } else { ProductStore::One };
+    let product = Matmul { output: DType::F32, bias: false, activation: None, split: true, store, ..*key };
     let mut first =
         MatmulParams { offsets: [0, at(1), at(2), 0], edges: [n, 0, 0, whole], parts, chunk, ..*params };
     (first.outer_strides[0], first.batch_strides[0]) = (inner, matrix);
@@ -276,7 +298,7 @@ fn along_k(
     let groups = product.groups(m, n, batches * parts);
     launch_once(device, OP, &Kernel::Matmul(product), &operands, bytemuck::bytes_of(&first), groups)?;
     let join =
-        MatmulJoin { output: key.output, bias: key.bias, activation: key.activation, pairs: key.pairs };
+        MatmulJoin { output: key.output, bias: key.bias, activation: key.activation, store: key.store };
     let mut second = MatmulParams { offsets: [at(0), 0, 0, at(3)], strides: [n, 0, 0, 0], parts, ..*params };
     (second.outer_strides[1], second.batch_strides[1], second.edges[3]) = (inner, matrix, whole);
     let mut operands: SmallVec<[(&View<'_>, Access); 4]> =

@@ -96,17 +96,26 @@ impl Call {
             Layout::choose(out.dtype, dense_inputs, walk.is_dense(0), out.first(), out.owns_tail())
         };
         if self.op == Op::Copy && types[0] == out.dtype && self.common == out.dtype {
-            return Pointwise::cast(out.dtype, out.dtype, layout);
+            return in_fours(Pointwise::cast(out.dtype, out.dtype, layout), out, inputs);
         }
-        Pointwise {
+        let key = Pointwise {
             op: self.op,
             inputs: types,
             common: self.common,
             output: out.dtype,
             scalar: self.scalar,
             layout,
-        }
+        };
+        in_fours(key, out, inputs)
     }
+}
+
+/// The kernel that takes four elements at a time, where the operands lie so.
+fn in_fours(key: Pointwise, out: &View<'_>, inputs: &[&View<'_>]) -> Pointwise {
+    let fits = out.count().is_multiple_of(4)
+        && out.offset.is_multiple_of(4)
+        && inputs.iter().all(|input| input.offset.is_multiple_of(4));
+    key.in_fours().filter(|_| fits).unwrap_or(key)
 }
 
 /// Scalars of `op` as its kernel for `common` reads them.

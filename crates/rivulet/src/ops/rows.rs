@@ -1,6 +1,6 @@
 //! Softmax and its like, normalisations and running totals: kernels that go over dense rows.
 
-use super::launch::{launch, require};
+use super::launch::{launch, launch_once, require};
 use super::temporary::{Input, Output, Temporary};
 use super::view::View;
 use super::{DType, no_kernel, refuse};
@@ -8,7 +8,7 @@ use crate::Device;
 use crate::error::Result;
 use crate::ids::Access;
 use rivulet_kernels::params::RowParams;
-use rivulet_kernels::{Features, Kernel, Norm, Row, RowOp, Scan, ScanOp};
+use rivulet_kernels::{Features, HeldRow, Kernel, Norm, Row, RowOp, Scan, ScanOp};
 use smallvec::SmallVec;
 
 type Operands<'o, 'b> = SmallVec<[(&'o View<'b>, Access); 6]>;
@@ -75,6 +75,18 @@ fn check_floats(name: &'static str, views: &[&View<'_>]) -> Result<()> {
     }
 }
 
+/// The kernel for dense rows, and its workgroups.
+fn kernel(op: RowOp, input: DType, output: DType, params: &RowParams) -> (Kernel, [u32; 3]) {
+    let held = HeldRow::choose(op, input, output, params.size, &params.offsets);
+    match held.filter(|_| params.inner == 1) {
+        Some(key) => (Kernel::HeldRow(key), key.groups(params.rows)),
+        None => {
+            let key = Row::new(op, input, output, params.offsets[0], params.size, params.inner);
+            (Kernel::Row(key), key.groups(params.rows))
+        }
+    }
+}
+
 fn along(
     device: &Device,
     name: &'static str,
@@ -109,13 +121,11 @@ fn along(
             inner: inner as u32,
             ..RowParams::default()
         };
-        let key = Row::new(op, dtype, out.dtype, params.offsets[0], params.size, params.inner);
+        let (kernel, groups) = kernel(op, dtype, out.dtype, &params);
         let mut operands = Operands::new();
         operands.push((&written, Access::Write));
         operands.extend(views.iter().map(|view| (&**view, Access::Read)));
-        launch(device, name, &Kernel::Row(key), &operands, |dispatcher| {
-            dispatcher.run(bytemuck::bytes_of(&params), key.groups(params.rows))
-        })?;
+        launch_once(device, name, &kernel, &operands, bytemuck::bytes_of(&params), groups)?;
     }
     target.finish()
 }
@@ -248,15 +258,13 @@ impl Normalisation<'_, '_> {
                 stats: if rms { [0, first(0, &stats)] } else { [first(0, &stats), first(1, &stats)] },
                 ..RowParams::default()
             };
-            let key = Row::new(family(norm), dtype, out.dtype, params.offsets[0], params.size, 1);
+            let (kernel, groups) = kernel(family(norm), dtype, out.dtype, &params);
             let mut operands = Operands::new();
             operands.push((&written, Access::Write));
             operands.push((&x, Access::Read));
             operands.extend(factors.iter().map(|&view| (view, Access::Read)));
             operands.extend(stats.iter().map(|&view| (view, Access::Write)));
-            launch(device, name, &Kernel::Row(key), &operands, |dispatcher| {
-                dispatcher.run(bytemuck::bytes_of(&params), key.groups(params.rows))
-            })?;
+            launch_once(device, name, &kernel, &operands, bytemuck::bytes_of(&params), groups)?;
         }
         target.finish()?;
         kept.into_iter().try_for_each(Output::finish)

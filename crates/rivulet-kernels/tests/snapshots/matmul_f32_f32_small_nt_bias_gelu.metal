@@ -251,38 +251,35 @@ void store_four(
     device type_3 const& bias,
     constant _mslBufferSizes& _buffer_sizes
 ) {
-    uint j = 0u;
     uint _e6 = p.m;
     if (row_1 >= _e6) {
         return;
     }
-    bool loop_init = true;
-    while(true) {
-        if (!loop_init) {
-            uint _e34 = j;
-            j = _e34 + 1u;
-        }
-        loop_init = false;
-        uint _e10 = j;
-        if (_e10 < 4u) {
-        } else {
-            break;
-        }
-        {
-            uint _e13 = j;
-            uint _e17 = p.n;
-            if ((column_1 + _e13) < _e17) {
-                uint _e23 = p.edges.x;
-                uint _e27 = j;
-                uint to = ((base_1.x + (row_1 * _e23)) + column_1) + _e27;
-                uint _e29 = j;
-                uint _e31 = j;
-                float _e33 = finished(base_1, row_1, column_1 + _e29, sums[_e31], p, bias, _buffer_sizes);
-                store_out(to, _e33, out, _buffer_sizes);
-            }
-        }
+    uint _e12 = p.edges.x;
+    uint to = (base_1.x + (row_1 * _e12)) + column_1;
+    uint _e20 = p.n;
+    if ((column_1 + 0u) < _e20) {
+        float _e27 = finished(base_1, row_1, column_1 + 0u, sums.x, p, bias, _buffer_sizes);
+        store_out(to + 0u, _e27, out, _buffer_sizes);
     }
-    return;
+    uint _e32 = p.n;
+    if ((column_1 + 1u) < _e32) {
+        float _e39 = finished(base_1, row_1, column_1 + 1u, sums.y, p, bias, _buffer_sizes);
+        store_out(to + 1u, _e39, out, _buffer_sizes);
+    }
+    uint _e44 = p.n;
+    if ((column_1 + 2u) < _e44) {
+        float _e51 = finished(base_1, row_1, column_1 + 2u, sums.z, p, bias, _buffer_sizes);
+        store_out(to + 2u, _e51, out, _buffer_sizes);
+    }
+    uint _e56 = p.n;
+    if ((column_1 + 3u) < _e56) {
+        float _e63 = finished(base_1, row_1, column_1 + 3u, sums.w, p, bias, _buffer_sizes);
+        store_out(to + 3u, _e63, out, _buffer_sizes);
+        return;
+    } else {
+        return;
+    }
 }
 
 float fetch_a(
@@ -365,13 +362,13 @@ struct main_Input {
     uint first_column = group.x * 32u;
     uint x_9 = local % 8u;
     uint y_3 = local / 8u;
-    bool loop_init_1 = true;
+    bool loop_init = true;
     while(true) {
-        if (!loop_init_1) {
+        if (!loop_init) {
             uint _e127 = k;
             k = _e127 + 16u;
         }
-        loop_init_1 = false;
+        loop_init = false;
         uint _e27 = k;
         if (_e27 < end) {
         } else {
@@ -379,13 +376,13 @@ struct main_Input {
         }
         {
             i = local;
-            bool loop_init_2 = true;
+            bool loop_init_1 = true;
             while(true) {
-                if (!loop_init_2) {
+                if (!loop_init_1) {
                     uint _e54 = i;
                     i = _e54 + 64u;
                 }
-                loop_init_2 = false;
+                loop_init_1 = false;
                 uint _e30 = i;
                 if (_e30 < 512u) {
                 } else {
@@ -402,13 +399,13 @@ struct main_Input {
                 }
             }
             i_1 = local;
-            bool loop_init_3 = true;
+            bool loop_init_2 = true;
             while(true) {
-                if (!loop_init_3) {
+                if (!loop_init_2) {
                     uint _e82 = i_1;
                     i_1 = _e82 + 64u;
                 }
-                loop_init_3 = false;
+                loop_init_2 = false;
                 uint _e58 = i_1;
                 if (_e58 < 512u) {
                 } else {
@@ -426,13 +423,13 @@ struct main_Input {
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
             kk = 0u;
-            bool loop_init_4 = true;
+            bool loop_init_3 = true;
             while(true) {
-                if (!loop_init_4) {
+                if (!loop_init_3) {
                     uint _e125 = kk;
                     kk = _e125 + 1u;
                 }
-                loop_init_4 = false;
+                loop_init_3 = false;
                 uint _e87 = kk;
                 if (_e87 < 16u) {
                 } else {
