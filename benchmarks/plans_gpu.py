@@ -5,7 +5,8 @@ torch.compile(mode="reduce-overhead"). Calls a second of all threads together, e
     RIVULET_ADAPTER=llvmpipe LP_NUM_THREADS=0 python benchmarks/plans_gpu.py --quick
 
 A plan's call and a graph's replay get the input that is on the device already. Joined calls are those of a plan whose dim 0
-is free, with `coalesce`; their latencies are those of single calls. `empty` is a plan that does nothing: what the
+is free, with `coalesce`; their latencies are those of single calls,
+and `at once` says that no batch waits for the callers of the one before. `empty` is a plan that does nothing: what the
 interpreter alone allows.
 """
 
@@ -184,7 +185,7 @@ def main() -> int:
         row = {"workload": workload, "way": way, "threads": count, "rate": rate, "p50": at(times, 0.5), "p99": at(times, 0.99)}
         rows.append(row)
         print(
-            f"    {way:<28}{count:>3} threads {rate:>10.0f}/s   p50 {row['p50']:>8.1f}  p99 {row['p99']:>8.1f} us",
+            f"    {way:<34}{count:>3} threads {rate:>10.0f}/s   p50 {row['p50']:>8.1f}  p99 {row['p99']:>8.1f} us",
             flush=True,
         )
         return rate
@@ -216,10 +217,10 @@ def main() -> int:
                 show(name, "mps eager", count, mps_calls(there, on_card))
                 show(name, "plan", count, mps_calls(plan, on_card))
             if most:
-                for flights in (1, 2):
+                for flights, regroup in ((1, True), (1, False), (2, False)):
                     joined = rivulet.capture(there, on_card, dynamic_batch=True)
-                    joined.coalesce(max_batch=most, max_in_flight=flights)
-                    way = "plan, joined calls" + (f", {flights} in flight" if flights > 1 else "")
+                    joined.coalesce(max_batch=most, max_in_flight=flights, regroup=regroup)
+                    way = f"plan, joined, {flights} in flight" + ("" if regroup else ", at once")
                     for count in threads:
                         show(name, way, count, joined_calls(joined, on_card))
                     sizes = joined.stats()["joined"]["sizes"]
