@@ -39,7 +39,7 @@ done
 # Test programs: name, a blank, path.
 built=$(cd "$repository" && cargo test --no-run --tests -p rivulet-hal -p rivulet-kernels -p rivulet --message-format=json 2>/dev/null |
     sed -n 's/.*"kind":\["test"\].*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p' | sort -u |
-    grep -E '^(vulkan|gpu|native|mirror)' | grep -E "^[^ ]*($only)" || true)
+    grep -E '^(vulkan|gpu|native|mirror|plan)' | grep -E "^[^ ]*($only)" || true)
 [ -n "$built" ] || { echo "no test program is built, or none matches $only" >&2; exit 2; }
 if [ $list = yes ]; then
     echo "$built"
