@@ -1,4 +1,4 @@
-"""mps on a GPU beside PyTorch CUDA on the same GPU: the same models, the same script, one run.
+"""mps on a GPU beside PyTorch CUDA on the same GPU: the same models, evaluated, the same script, one run.
 
 Calls a second by number of threads, with a wait after every call and after every 256. CUDA runs with a stream for each
 thread and on the default stream, and the better of the two counts. Then the bandwidth in GB/s (1e9 bytes read and written
@@ -231,7 +231,7 @@ def main() -> int:
             for device in ("cuda", "mps") if torch.cuda.is_available() else ("mps",):
                 if model is not None:
                     model = model.float().to("cpu")
-                there = copy.deepcopy(model).to(device) if model is not None else None
+                there = copy.deepcopy(model).to(device).eval() if model is not None else None
                 calls[device] = call_of(there, x.to(device))
                 rivulet.reset_fallback_counts()
                 got = calls[device]().cpu().double()
