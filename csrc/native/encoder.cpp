@@ -3,7 +3,7 @@
 // there), so that a layer is one way through Python and its lock and not fifteen. The ops are made of other ops of mps
 // here, on every adapter.
 //
-// PyTorch's own CPU kernels are not used where these apply: they take a mask that is added for a boolean one, and give
+// PyTorch's own CPU kernels serve what these do not take, and no more: they take a mask that is added for a boolean one, and give
 // NaN for a query that sees no key, where the modules' ordinary way adds the mask and gives 0.
 #include <ATen/Functions.h>
 #include <ATen/Operators.h>
@@ -68,31 +68,29 @@ Tensor as_addend(const Tensor& mask, const Tensor& x) {
   return at::zeros(mask.sizes(), x.options()).masked_fill_(mask, -std::numeric_limits<double>::infinity());
 }
 
-struct Heads {
-  int64_t count;
-  int64_t size;
-};
-
-// [batch, length, embedding] as [batch, heads, length, size], over the same memory.
-Tensor by_head(const Tensor& x, Heads heads) {
-  return x.unflatten(-1, {heads.count, heads.size}).transpose(1, 2);
-}
-
+// Each [batch, heads, length, size], over the memory of the products.
 struct Projected {
   Tensor q, k, v;
 };
 
 Projected project(
-    const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& weight, const Tensor& bias) {
+    const Tensor& query, const Tensor& key, const Tensor& value, int64_t heads, const Tensor& weight,
+    const Tensor& bias) {
+  int64_t size = query.size(2) / heads;
   if (query.is_same(key) && key.is_same(value)) {
-    auto parts = at::linear(query, weight, bias).chunk(3, -1);
-    return {parts[0], parts[1], parts[2]};
+    Tensor parts = at::linear(query, weight, bias)
+                       .reshape({query.size(0), query.size(1), 3, heads, size})
+                       .permute({2, 0, 3, 1, 4});
+    return {parts.select(0, 0), parts.select(0, 1), parts.select(0, 2)};
   }
   auto weights = weight.chunk(3);
   auto biases = bias.chunk(3);
-  return {
-      at::linear(query, weights[0], biases[0]), at::linear(key, weights[1], biases[1]),
-      at::linear(value, weights[2], biases[2])};
+  auto part = [&](const Tensor& x, size_t which) {
+    return at::linear(x, weights[which], biases[which])
+        .reshape({x.size(0), x.size(1), heads, size})
+        .transpose(1, 2);
+  };
+  return {part(query, 0), part(key, 1), part(value, 2)};
 }
 
 // The scores of every query and key, after softmax: [batch, heads, queries, keys].
@@ -120,14 +118,10 @@ bool fits_attention(
 }
 
 std::tuple<Tensor, Tensor> attend(
-    const Tensor& query, const Tensor& key, const Tensor& value, int64_t embedding, int64_t heads, const Tensor& weight,
+    const Tensor& query, const Tensor& key, const Tensor& value, int64_t heads, const Tensor& weight,
     const Tensor& bias, const Tensor& out_weight, const Tensor& out_bias, const OptionalTensor& mask, bool need_weights,
     bool average_weights, std::optional<int64_t> mask_type) {
-  Heads split{heads, embedding / heads};
-  auto [q, k, v] = project(query, key, value, weight, bias);
-  q = by_head(q, split);
-  k = by_head(k, split);
-  v = by_head(v, split);
+  auto [q, k, v] = project(query, key, value, heads, weight, bias);
   Tensor seen = as_attention_mask(mask, mask_type);
   Tensor addend = seen.defined() ? as_addend(seen, query) : Tensor();
   Tensor weights, joined;
@@ -149,8 +143,8 @@ std::tuple<Tensor, Tensor> native_multi_head_attention(
       query, key, value, embedding, heads, weight, bias, out_weight, out_bias, mask, mask_type);
   return fits
       ? attend(
-            query, key, value, embedding, heads, weight, bias, out_weight, out_bias, mask, need_weights,
-            average_weights, mask_type)
+            query, key, value, heads, weight, bias, out_weight, out_bias, mask, need_weights, average_weights,
+            mask_type)
       : hot::Hot<at::_ops::_native_multi_head_attention>::call(
             query, key, value, embedding, heads, weight, bias, out_weight, out_bias, mask, need_weights,
             average_weights, mask_type);
@@ -176,7 +170,7 @@ Tensor transformer_encoder_layer_fwd(
   };
   Tensor attended_from = norm_first ? norm(src, norm_weight_1, norm_bias_1) : src;
   Tensor x = std::get<0>(attend(
-      attended_from, attended_from, attended_from, embedding, heads, qkv_weight, qkv_bias, out_weight, out_bias, mask,
+      attended_from, attended_from, attended_from, heads, qkv_weight, qkv_bias, out_weight, out_bias, mask,
       /*need_weights=*/false, /*average_weights=*/false, mask_type));
   x.add_(src);
   if (!norm_first) {

@@ -15,7 +15,7 @@ No lock is taken, and any thread may call.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -125,12 +125,14 @@ def _attention_parameters(attention: nn.MultiheadAttention) -> tuple[Any, ...] |
         or not _is_quiet(out, nn.Linear.forward)
     ):
         return None
-    return (*_own(attention, "in_proj_weight", "in_proj_bias"), *_own(out, "weight", "bias"))
-
-
-def _own(module: nn.Module, *names: str) -> Iterator[Any]:
     # Without the detour of __getattr__. A name that is no parameter, such as one of torch.nn.utils.prune, gives None.
-    return (module._parameters.get(name) for name in names)
+    own = attention._parameters
+    return own.get("in_proj_weight"), own.get("in_proj_bias"), *_weight_and_bias(out)
+
+
+def _weight_and_bias(module: nn.Module) -> tuple[Any, Any]:
+    own = module._parameters
+    return own.get("weight"), own.get("bias")
 
 
 def _merged(
@@ -154,7 +156,7 @@ def _merged(
     if mask.shape == (length, length):
         if padding is None:
             return mask, 0
-        whole = mask.view(1, 1, length, length) if mask.is_contiguous() else mask[None, None]
+        whole = mask[None, None]
     elif mask.shape == (batch * heads, length, length):
         whole = mask.unflatten(0, (batch, heads))
     else:
@@ -191,7 +193,9 @@ def _encoder_layer(
     first = _attention_parameters(attention)
     if first is None:
         return None
-    second = tuple(p for child in (norm1, norm2, linear1, linear2) for p in _own(child, "weight", "bias"))
+    second = (
+        *_weight_and_bias(norm1), *_weight_and_bias(norm2), *_weight_and_bias(linear1), *_weight_and_bias(linear2)
+    )  # fmt: skip
     merged = _merged(src, attention.num_heads, mask, padding)
     if merged is None or not _are_operands(src, first + second):
         return None
