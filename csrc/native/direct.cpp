@@ -209,10 +209,16 @@ Tensor linear_below_autograd(const Tensor& x, const Tensor& weight, const std::o
   return out.defined() ? out : at::native::linear(x, weight, bias);
 }
 
+// Fake tensors and dispatch modes come after autograd, and a kernel that is called from here would pass them by.
+bool is_seen_by_python(const Tensor& tensor) {
+  return tensor.key_set().has(c10::DispatchKey::Python) ||
+      c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::Python);
+}
+
 Tensor linear_autograd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   bool gradient = c10::GradMode::is_enabled() &&
       (wants_gradient(x) || wants_gradient(weight) || (bias.has_value() && bias->defined() && wants_gradient(*bias)));
-  if (gradient) {
+  if (gradient || is_seen_by_python(x) || is_seen_by_python(weight)) {
     return at::native::linear(x, weight, bias);
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;

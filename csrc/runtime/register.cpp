@@ -9,6 +9,7 @@
 #include "aten/kernel_threads.h"
 #include "aten/kernels.h"
 #include "native/direct.h"
+#include "native/encoder.h"
 #include "native/nested.h"
 #include "native/table.h"
 #include "runtime/accelerator.h"
@@ -69,6 +70,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::register_attention(aten, autograd);
   rivulet::register_random(aten);
   rivulet::register_direct(aten, autograd);
+  rivulet::register_encoder(aten);
   rivulet::register_hot_ops(aten);
   rivulet::register_cpu_path(aten, library("_", DispatchKey::MPS));
   auto& sparse = library("aten", DispatchKey::SparseMPS);

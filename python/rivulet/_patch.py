@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _autograd, _batch_queue, _compile, _events, _refs, _storage, _streams
+from . import _autograd, _batch_queue, _compile, _events, _fast_path, _refs, _storage, _streams
 from ._native import Native
 
 
@@ -288,6 +288,27 @@ def _python_kernels(native: Native) -> bool:
     return _refs.watch()
 
 
+def _fused_call(owner: type, op: str, parameters: tuple[str, ...], call: Callable[[Any], Any]) -> bool:
+    if not hasattr(torch, op):
+        raise Skip(f"torch has no {op}; the layers of mps run op by op")
+    names = tuple(inspect.signature(owner.forward).parameters)  # type: ignore[attr-defined]
+    if names != parameters:
+        raise Skip(f"{owner.__name__}.forward takes {names}, expected {parameters}; it runs op by op")
+    if missing := _fast_path.missing():
+        raise Skip(f"torch has no {missing}; {owner.__name__} runs op by op")
+    return _wrap(owner, "__call__", lambda stock: call(owner.forward))  # type: ignore[attr-defined]
+
+
+def _encoder_layer(native: Native) -> bool:
+    owner, parameters = torch.nn.TransformerEncoderLayer, _fast_path.ENCODER_PARAMETERS
+    return _fused_call(owner, "_transformer_encoder_layer_fwd", parameters, _fast_path.encoder_layer_call)
+
+
+def _attention(native: Native) -> bool:
+    owner, parameters = torch.nn.MultiheadAttention, _fast_path.ATTENTION_PARAMETERS
+    return _fused_call(owner, "_native_multi_head_attention", parameters, _fast_path.attention_call)
+
+
 PATCHES: tuple[Patch, ...] = (
     Patch("torch._C._has_mps", "constant False in Linux builds; is_built(), device_count() read it", "1.12", _has_mps),
     Patch("torch.mps._is_in_bad_fork", "PyTorch tracks forks of its own MPS only", "2.0", _bad_fork),
@@ -332,6 +353,13 @@ PATCHES: tuple[Patch, ...] = (
         "none",
         _gradient_streams,
     ),
+    Patch(
+        "torch.nn.TransformerEncoderLayer.__call__",
+        "its one-op way names the devices that may take it, and mps is not among them",
+        "none",
+        _encoder_layer,
+    ),
+    Patch("torch.nn.MultiheadAttention.__call__", "the same", "none", _attention),
     Patch("torch._refs.linalg", "registers a kernel of its own at mps in 2.11", "none", _python_kernels),
 )
 

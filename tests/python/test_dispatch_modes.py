@@ -30,9 +30,34 @@ for k in range(40):
 assert not rivulet.fallback_counts(), rivulet.fallback_counts()
 """
 
+# The product of a linear layer, which has a way of its own above the modes.
+LINEAR = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Notes(TorchDispatchMode):
+    seen = []
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+layer, x = torch.nn.Linear(4, 3).to("mps"), torch.randn(2, 4, device="mps")
+with torch.no_grad():
+    wanted = layer(x)
+    with Notes() as notes:
+        assert torch.equal(layer(x), wanted)
+    assert any("addmm" in name or "linear" in name for name in notes.seen), notes.seen
+    with FakeTensorMode() as fake:
+        out = torch.nn.functional.linear(*map(fake.from_tensor, (x, layer.weight, layer.bias)))
+    assert out.shape == (2, 3) and out.device.type == "mps" and not type(out) is torch.Tensor
+    assert torch.allclose(torch.compile(layer, backend="eager")(x), wanted)
+"""
+
 
 @pytest.mark.skipif(
     not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
 )
-def test_native_ops_under_a_mode(run_python):
-    run_python(SCRIPT, env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0"})
+@pytest.mark.parametrize("script", [SCRIPT, LINEAR], ids=["inside PyTorch's code", "linear"])
+def test_native_ops_under_a_mode(run_python, script):
+    run_python(script, env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0"})
