@@ -50,7 +50,7 @@ impl Chain {
             return None;
         }
         let periods = match key.layout {
-            Layout::Linear => vec![0; bounds.len()],
+            Layout::Linear | Layout::Fours => vec![0; bounds.len()],
             // Of what shares words, a chain writes whole ones.
             Layout::Strided | Layout::Gathered if key.output.is_wide() || key.layout == Layout::Gathered => {
                 periods(&read_params(params)?, bounds.len())?
