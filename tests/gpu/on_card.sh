@@ -41,7 +41,8 @@ latency() {
 h200() { RIVULET_ACCELERATOR=cuda python benchmarks/h200.py --seconds "$seconds" --out "$folder/h200.json"; }
 rust() {
     "$examples/throughput" --seconds "$seconds" --out "$folder/throughput.json" && "$examples/product_speed" nvidia &&
-        "$examples/bandwidth_speed" nvidia
+        "$examples/bandwidth_speed" nvidia && "$examples/plan_throughput" nvidia --seconds "$seconds" &&
+        "$examples/batch_throughput" --seconds "$seconds" --threads 1,8,31 --in-flight 1,2 --gather device
 }
 plans() { RIVULET_ACCELERATOR=cuda python benchmarks/plans_gpu.py --seconds "$seconds" --out "$folder/plans.json"; }
 
