@@ -72,11 +72,16 @@ _HOME = {
     "load_plan": "_plan",
 }
 
+#: Modules that PyTorch's own import reads, by the entry point: it has to be done before theirs begins.
+_AFTER_TORCH = {"_batcher", "_plan", "_plan_file", "_plan_tape"}
+
 
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'rivulet' has no attribute {name!r}")
+    if home in _AFTER_TORCH:
+        importlib.import_module("torch")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

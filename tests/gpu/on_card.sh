@@ -25,9 +25,11 @@ part() { # part NAME COMMAND...: its output into a file, its last lines here
     [ $status = 0 ] || failed+=("$name")
 }
 
-right() { python tests/python/native_cases.py pointwise reductions products shapes_and_places gradients images places \
+right() { RIVULET_ACCELERATOR=mps python tests/python/native_cases.py pointwise reductions products shapes_and_places gradients images places \
     random_numbers models threads; }
+# Needs the package expecttest, as PyTorch's own test suite does.
 opinfo() {
+    export RIVULET_ACCELERATOR=mps
     local tasks=forward:float32,forward:float16,forward:bfloat16,forward:int64,forward:bool,forward:int32
     python tests/python/opinfo --workers "$(($(nproc) - 1))" --tasks "$tasks,gradients,variants:float32" \
         --out "$folder/opinfo.json"
