@@ -7,14 +7,13 @@ backends are not involved.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
+
+from ._import_hook import when_imported
 
 NAME = "rivulet"
 _REGISTRY = "torch._dynamo.backends.registry"
@@ -117,42 +116,7 @@ def register(registry: types.ModuleType) -> bool:
     return True
 
 
-class _Loader(importlib.abc.Loader):
-    """Runs the registry as its own loader does, then registers the backend."""
-
-    def __init__(self, stock: importlib.abc.Loader) -> None:
-        self._stock = stock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return self._stock.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        self._stock.exec_module(module)
-        register(module)
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != _REGISTRY:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
-        return spec
-
-
 def watch() -> bool:
     """Registers the backend now where PyTorch's compiler is imported already, which takes seconds, and otherwise when it
     is. False where that was arranged before."""
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return False
-    loaded = sys.modules.get(_REGISTRY)
-    if loaded is not None:
-        return register(loaded)
-    sys.meta_path.insert(0, _Finder())
-    return True
+    return when_imported(_REGISTRY, register)
