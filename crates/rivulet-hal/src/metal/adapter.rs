@@ -75,6 +75,8 @@ fn describe(device: &ProtocolObject<dyn MTLDevice>) -> Option<AdapterInfo> {
             preserve_subnormals_f32: false,
             round_even_f16: true,
             cooperative_f16: false,
+            cooperative_bf16: false,
+            processors: None,
         },
     })
 }
