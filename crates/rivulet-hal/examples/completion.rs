@@ -104,13 +104,7 @@ fn at(times: &mut [f64], part: f64) -> f64 {
 }
 
 #[allow(clippy::too_many_lines, reason = "one measurement, told in order")]
-fn measure(
-    entry: &ash::Entry,
-    instance: &ash::Instance,
-    physical: vk::PhysicalDevice,
-    family: u32,
-) -> Outcome<()> {
-    let _ = entry;
+fn measure(instance: &ash::Instance, physical: vk::PhysicalDevice, family: u32) -> Outcome<()> {
     let priorities = [1.0];
     let queues =
         [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
@@ -332,7 +326,7 @@ fn main() -> Outcome<()> {
                         "{name}, family {family} of {} queues ({:?})",
                         kind.queue_count, kind.queue_flags
                     );
-                    measure(&entry, &instance, physical, family as u32)?;
+                    measure(&instance, physical, family as u32)?;
                 }
             }
         }

@@ -79,6 +79,8 @@ struct Rows<'c> {
     span: ByteRange,
     /// Bytes of a row.
     size: u64,
+    /// Bytes of all.
+    bytes: u64,
 }
 
 impl<'c> Rows<'c> {
@@ -102,7 +104,7 @@ impl<'c> Rows<'c> {
         span.start -= span.start % ALIGNMENT;
         let bytes: u64 = copies.iter().map(|(from, _)| from.range.len()).sum();
         let reach = device.info().max_binding.min(u64::from(u32::MAX));
-        (bytes / size <= MOST_ROWS && span.len() <= reach).then_some(Self { copies, span, size })
+        (bytes / size <= MOST_ROWS && span.len() <= reach).then_some(Self { copies, span, size, bytes })
     }
 
     fn dispatch(
@@ -111,9 +113,8 @@ impl<'c> Rows<'c> {
         pipeline: &Arc<dyn rivulet_hal::Pipeline>,
     ) -> std::result::Result<(), HalError> {
         let (first_from, first_to) = &self.copies[0];
-        let total: u64 = self.copies.iter().map(|(from, _)| from.range.len()).sum();
         let start = first_to.range.start;
-        let bound = ByteRange { start: start - start % ALIGNMENT, end: start + total };
+        let bound = ByteRange { start: start - start % ALIGNMENT, end: start + self.bytes };
         let operands = [
             Operand { memory: &first_to.memory, range: bound, write: true },
             Operand { memory: &first_from.memory, range: self.span, write: false },
