@@ -39,9 +39,11 @@ void store_out(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint shift = (i % 4u) * 8u;
-    uint _e13 = metal::atomic_fetch_and_explicit(&out[i / 4u], ~((LANE_MASK_8_ << shift)), metal::memory_order_relaxed);
-    uint _e18 = encode_bool(value);
-    uint _e20 = metal::atomic_fetch_or_explicit(&out[i / 4u], _e18 << shift, metal::memory_order_relaxed);
+    uint _e6 = encode_bool(value);
+    uint word = _e6 << shift;
+    uint at_1 = i / 4u;
+    uint _e14 = metal::atomic_load_explicit(&out[at_1], metal::memory_order_relaxed);
+    uint _e19 = metal::atomic_fetch_xor_explicit(&out[at_1], (_e14 ^ word) & (LANE_MASK_8_ << shift), metal::memory_order_relaxed);
     return;
 }
 

@@ -55,9 +55,11 @@ void store_out(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint shift = (i % 2u) * 16u;
-    uint _e13 = metal::atomic_fetch_and_explicit(&out[i / 2u], ~((LANE_MASK_16_ << shift)), metal::memory_order_relaxed);
-    uint _e18 = encode_bf16_(value);
-    uint _e20 = metal::atomic_fetch_or_explicit(&out[i / 2u], _e18 << shift, metal::memory_order_relaxed);
+    uint _e6 = encode_bf16_(value);
+    uint word = _e6 << shift;
+    uint at = i / 2u;
+    uint _e14 = metal::atomic_load_explicit(&out[at], metal::memory_order_relaxed);
+    uint _e19 = metal::atomic_fetch_xor_explicit(&out[at], (_e14 ^ word) & (LANE_MASK_16_ << shift), metal::memory_order_relaxed);
     return;
 }
 
@@ -272,8 +274,8 @@ float column_sum(
     threadgroup type_8& parts
 ) {
     uint width = 16u;
-    uint at = (slot * 32u) + slice;
-    parts.inner[at] = value_1;
+    uint at_1 = (slot * 32u) + slice;
+    parts.inner[at_1] = value_1;
     metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
     bool loop_init = true;
     while(true) {
@@ -290,10 +292,10 @@ float column_sum(
         {
             uint _e14 = width;
             if (slice < _e14) {
-                float _e18 = parts.inner[at];
+                float _e18 = parts.inner[at_1];
                 uint _e20 = width;
-                float _e23 = parts.inner[at + _e20];
-                parts.inner[at] = _e18 + _e23;
+                float _e23 = parts.inner[at_1 + _e20];
+                parts.inner[at_1] = _e18 + _e23;
             }
             metal::threadgroup_barrier(metal::mem_flags::mem_threadgroup);
         }

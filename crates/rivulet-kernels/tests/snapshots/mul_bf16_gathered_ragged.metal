@@ -190,10 +190,10 @@ void put_out(
         metal::atomic_store_explicit(&out[to], _e46, metal::memory_order_relaxed);
         return;
     } else {
-        uint _e49 = mask;
-        uint _e51 = metal::atomic_fetch_and_explicit(&out[to], ~(_e49), metal::memory_order_relaxed);
-        uint _e54 = word;
-        uint _e55 = metal::atomic_fetch_or_explicit(&out[to], _e54, metal::memory_order_relaxed);
+        uint _e51 = metal::atomic_load_explicit(&out[to], metal::memory_order_relaxed);
+        uint _e52 = word;
+        uint _e54 = mask;
+        uint _e56 = metal::atomic_fetch_xor_explicit(&out[to], (_e51 ^ _e52) & _e54, metal::memory_order_relaxed);
         return;
     }
 }

@@ -59,9 +59,11 @@ void store_out(
     constant _mslBufferSizes& _buffer_sizes
 ) {
     uint shift = (i % 2u) * 16u;
-    uint _e13 = metal::atomic_fetch_and_explicit(&out[i / 2u], ~((LANE_MASK_16_ << shift)), metal::memory_order_relaxed);
-    uint _e18 = encode_f16_(value);
-    uint _e20 = metal::atomic_fetch_or_explicit(&out[i / 2u], _e18 << shift, metal::memory_order_relaxed);
+    uint _e6 = encode_f16_(value);
+    uint word = _e6 << shift;
+    uint at_2 = i / 2u;
+    uint _e14 = metal::atomic_load_explicit(&out[at_2], metal::memory_order_relaxed);
+    uint _e19 = metal::atomic_fetch_xor_explicit(&out[at_2], (_e14 ^ word) & (LANE_MASK_16_ << shift), metal::memory_order_relaxed);
     return;
 }
 

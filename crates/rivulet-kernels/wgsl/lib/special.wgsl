@@ -93,7 +93,8 @@ fn f_entr(x: f32) -> f32 {
     if (is_zero(x)) {
         return 0.0;
     }
-    return keep_nan(x, select(-inf_f32(), -x * log_f32(x), x > 0.0));
+    // By its bits: a comparison may take a subnormal for zero.
+    return keep_nan(x, select(-inf_f32(), -x * log_f32(x), bitcast<i32>(x) > 0));
 }
 fn f_sinc(x: f32) -> f32 {
     let angle = x * 3.14159265358979324;

@@ -1,5 +1,5 @@
 // Neighbours in the first and the last word belong to others, who may write them at the same time: their bits are
-// neither read back nor stored. And-then-or is safe between writers of different bits.
+// not stored. One atomic step for the reason given at `store_scattered`.
 fn units_$NAME(start: u32, count: u32) -> u32 {
     return (start % $LANESu + count + $LANESu - 1u) / $LANESu;
 }
@@ -20,7 +20,6 @@ fn put_$NAME(unit: u32, start: u32, count: u32) {
     if (mask == 0xffffffffu) {
         atomicStore(&$NAME[to], word);
     } else {
-        atomicAnd(&$NAME[to], ~mask);
-        atomicOr(&$NAME[to], word);
+        atomicXor(&$NAME[to], (atomicLoad(&$NAME[to]) ^ word) & mask);
     }
 }

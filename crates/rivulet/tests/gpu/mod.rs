@@ -258,13 +258,18 @@ pub fn unit(dtype: DType) -> f64 {
 #[track_caller]
 pub fn assert_close(got: &[f64], want: &[f64], tolerance: f64, scale: f64, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
-    for (index, (got, want)) in got.iter().zip(want).enumerate() {
-        let near = (got - want).abs() <= tolerance * want.abs().max(scale);
-        assert!(
-            near || got == want || (got.is_nan() && want.is_nan()),
-            "{what}, element {index}: {got} for {want}"
-        );
-    }
+    let wrong: Vec<_> = got
+        .iter()
+        .zip(want)
+        .enumerate()
+        .filter(|(_, (got, want))| {
+            let near = (*got - *want).abs() <= tolerance * want.abs().max(scale);
+            !(near || got == want || (got.is_nan() && want.is_nan()))
+        })
+        .collect();
+    let first: Vec<_> =
+        wrong.iter().take(8).map(|(index, (got, want))| format!("element {index}: {got} for {want}")).collect();
+    assert!(wrong.is_empty(), "{what}, {} of {} wrong: {}", wrong.len(), got.len(), first.join(", "));
 }
 
 /// The text of an error that says that there is no kernel.
