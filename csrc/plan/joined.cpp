@@ -66,7 +66,7 @@ struct Joined::Request {
   std::exception_ptr error;
 };
 
-Joined::Joined(const JoinOptions& options) {
+Joined::Joined(const JoinOptions& options) : ends_together_(options.max_in_flight == 1) {
   check(rivulet_batch_new(
       options.max_batch, options.max_in_flight, options.max_queue, options.max_wait_us, options.regroup,
       options.spin_us, &queue_));

@@ -43,6 +43,11 @@ class Joined {
   // Runs the tape for `inputs`, whose batch is `rows`, with the calls of other threads. The outputs are complete.
   std::vector<at::Tensor> call(
       const std::shared_ptr<Variant>& variant, std::vector<at::Tensor> inputs, int64_t rows, uint32_t label);
+  // True where calls come back in groups, not at different times. Where several batches run at a time, turns at the
+  // GIL made calls slower.
+  bool ends_together() const {
+    return ends_together_;
+  }
   std::string stats() const;
   // Lets go of what belongs to variants that are not among these.
   void keep(const std::list<std::shared_ptr<Variant>>& variants);
@@ -63,6 +68,7 @@ class Joined {
   std::shared_ptr<Runner> runner_of(const Variant& variant);
 
   rivulet_batch_queue* queue_ = nullptr;
+  const bool ends_together_;
   std::mutex lock_;
   std::unordered_map<uint64_t, std::shared_ptr<Runner>> runners_;
   std::vector<std::shared_ptr<Request>> left_;

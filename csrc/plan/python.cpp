@@ -244,6 +244,9 @@ std::vector<at::Tensor> run(
   if (auto joined = plan.joined; joined && batch > 0 && Joined::fits(variant.tape())) {
     without_gil([&] {
       outputs = joined->call(found, {inputs.begin(), inputs.end()}, batch, label);
+      if (joined->ends_together()) {
+        rivulet_gil_await_turn();
+      }
       return true;
     });
     finish();

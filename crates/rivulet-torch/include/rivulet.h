@@ -368,6 +368,9 @@ int32_t rivulet_program_json(const rivulet_program *program, char **out);
  * that comes back while the process ends stays there for ever, as after a wait. */
 uint64_t rivulet_gil_release(void);
 void rivulet_gil_retake(uint64_t token);
+/* Before rivulet_gil_retake, by a thread that comes back from its wait together with others: returns when it is
+ * worthwhile to ask for the GIL. */
+void rivulet_gil_await_turn(void);
 /* What csrc/plan shows to Python: a new reference to a tuple of the type PlanBase and functions. torch_python: path of
  * PyTorch's library with its Python bindings. GIL held. *out is null where a Python error is set. */
 int32_t rivulet_plan_surface(const char *torch_python, void **out);

@@ -11,3 +11,4 @@
 
 mod ffi;
 mod python;
+mod turns;

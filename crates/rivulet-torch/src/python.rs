@@ -2,6 +2,7 @@
 //!
 //! The interpreter's C functions are looked up at run time. In a process without Python nothing here does anything.
 
+use crate::turns::Turns;
 use rivulet::blocking::{Interrupted, WaitHooks};
 use rivulet::config::EnvSource;
 use rivulet_hal::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -131,13 +132,24 @@ pub(crate) fn shutdown() {
     }
 }
 
+/// Of the threads that come back from joined calls.
+static TURNS: Turns = Turns::new(Duration::from_micros(60));
+
 /// Lets go of the GIL where this thread holds it; the saved thread state, or 0.
 fn release_gil() -> usize {
-    match api() {
+    let state = match api() {
         // SAFETY: SaveThread is called only where this thread holds the GIL.
         Some(api) if unsafe { (api.gil_check)() } != 0 => unsafe { (api.save_thread)() as usize },
         _ => 0,
-    }
+    };
+    TURNS.pass();
+    state
+}
+
+/// Waits until it is worthwhile for a thread that let go of the GIL to ask for it again, among others. A quarter of the
+/// cores may wait awake: more would take them from who has the GIL.
+pub(crate) fn await_turn() {
+    TURNS.wait(u32::try_from(rivulet::blocking::cores() / 4).unwrap_or(u32::MAX));
 }
 
 fn retake_gil(state: usize) {

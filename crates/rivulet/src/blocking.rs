@@ -116,7 +116,7 @@ pub fn spin(mut done: impl FnMut() -> bool) -> bool {
 }
 
 /// Cores that this process may use, at least 1.
-pub(crate) fn cores() -> usize {
+pub fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }

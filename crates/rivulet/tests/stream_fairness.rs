@@ -128,7 +128,7 @@ fn a_device_that_is_dropped_or_lost_ends_its_thread() {
 #[test]
 fn an_idle_stream_submits_its_first_op_at_once_and_a_busy_one_collects() {
     let (hal, control) = sim::open(SimConfig { queues: 1, manual: true, ..SimConfig::default() });
-    let flush = FlushPolicy { age: Duration::MAX, idle: 300 * MS, ..FlushPolicy::default() };
+    let flush = FlushPolicy { age: Duration::MAX, idle: 300 * MS, prompt: 0, ..FlushPolicy::default() };
     let device = Device::with(hal, DeviceOptions { flush, ..options(&TestEnv::new(&[])) }).unwrap();
     let stream = device.new_stream(0).unwrap();
     let block = device.allocate(256).unwrap();
@@ -144,5 +144,33 @@ fn an_idle_stream_submits_its_first_op_at_once_and_a_busy_one_collects() {
     std::thread::sleep(310 * MS);
     small();
     until("the idle device got both", || control.executed().len() == 3);
+    assert_eq!(control.faults(), [""; 0]);
+}
+
+#[test]
+fn after_a_wait_the_next_ops_are_submitted_whenever_the_device_has_nothing_to_do() {
+    let (hal, control) = sim::open(SimConfig { queues: 1, manual: true, ..SimConfig::default() });
+    let flush = FlushPolicy { age: Duration::MAX, idle: 10_000 * MS, prompt: 3, ..FlushPolicy::default() };
+    let device = Device::with(hal, DeviceOptions { flush, ..options(&TestEnv::new(&[])) }).unwrap();
+    let stream = device.new_stream(0).unwrap();
+    let block = device.allocate(256).unwrap();
+    let small = || op(&stream, "small", &block, MS / 1000);
+    for round in 1..=2 {
+        for prompt in 1..=3 {
+            small();
+            assert_eq!(control.unfinished(Q0), 1, "op {prompt} of round {round}");
+            assert!(control.step(Q0));
+            until("the device has nothing to do", || stream.query().unwrap());
+        }
+        small();
+        assert_eq!(control.unfinished(Q0), 0, "so many ops without a wait are collected");
+        let waiter = std::thread::spawn({
+            let stream = stream.clone();
+            move || stream.synchronize().unwrap()
+        });
+        until("the wait submits the rest", || control.unfinished(Q0) == 1);
+        assert!(control.step(Q0));
+        waiter.join().unwrap();
+    }
     assert_eq!(control.faults(), [""; 0]);
 }

@@ -26,6 +26,7 @@ const NEVER: FlushPolicy = FlushPolicy {
     age: Duration::MAX,
     cost: Duration::MAX,
     idle: Duration::MAX,
+    prompt: 0,
     ahead: Duration::MAX,
     unfinished: usize::MAX,
 };

@@ -180,11 +180,14 @@ def distributions_differ(one: torch.Tensor, other: torch.Tensor) -> str | None:
 
 
 def _ks_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Values that rounding alone tells apart count as equal: a discrete distribution may lie a little beside itself."""
+    """Values that rounding alone tells apart count as equal: a discrete distribution may lie a little beside itself.
+
+    So do subnormal numbers and zero, for which a device may take them.
+    """
     a, b = a.sort().values, b.sort().values
     points = torch.cat([a, b])
     usual = points[points.abs() < 1e100]
-    slack = 1e-4 * (usual.abs().max().item() if len(usual) else 0.0)
+    slack = max(1e-4 * (usual.abs().max().item() if len(usual) else 0.0), torch.finfo(torch.float32).tiny)
 
     def share(v: torch.Tensor, shift: float) -> torch.Tensor:
         return torch.searchsorted(v, points + shift, right=True).double() / len(v)

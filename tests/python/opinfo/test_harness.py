@@ -92,6 +92,12 @@ def test_random_numbers_pass_where_they_are_distributed_alike() -> None:
     assert tally.random == 2
 
 
+def test_subnormal_draws_may_be_zero_and_normal_ones_may_not() -> None:
+    draws = torch.arange(1.0, 129.0, dtype=torch.double).unsqueeze(1)
+    assert compare.distributions_differ(draws * 1e-41, draws * 0) is None
+    assert "value 0" in (compare.distributions_differ(draws * 1e-37, draws * 0) or "")
+
+
 def test_gradients_differ_where_the_gradient_is_cut() -> None:
     op = SimpleNamespace(
         name="cut",

@@ -18,6 +18,12 @@ extern "C" fn rivulet_gil_retake(token: u64) {
     enter_or((), || python::Hooks.leave(token as usize));
 }
 
+/// See `rivulet.h`.
+#[unsafe(no_mangle)]
+extern "C" fn rivulet_gil_await_turn() {
+    enter_or((), python::await_turn);
+}
+
 #[cfg(adaptor)]
 unsafe extern "C" {
     fn rivulet_adaptor_plan_surface(torch_python: *const c_char, missing: *mut *const c_char) -> *mut c_void;

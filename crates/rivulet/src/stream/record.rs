@@ -27,6 +27,9 @@ pub struct FlushPolicy {
     /// Time since its last submission after which a stream whose work is complete submits at once: the device would do
     /// nothing meanwhile.
     pub idle: Duration,
+    /// Ops after a wait for the stream that do not have to be `idle` for: a thread that waits every few ops wants each
+    /// result soon, and has no use for fewer submissions.
+    pub prompt: u64,
     /// Device time of the work that a hardware queue holds at most, for all streams together; `MAX`: all there is. What is
     /// more waits for its stream's turn in the runtime, so that a small op of another stream is done after about this
     /// time.
@@ -46,7 +49,7 @@ impl Default for FlushPolicy {
             true => (Duration::MAX, Duration::MAX),
             false => (Duration::from_micros(50), Duration::from_millis(2)),
         };
-        Self { commands: 64, age, cost, idle, ahead, unfinished: 256 }
+        Self { commands: 64, age, cost, idle, prompt: 16, ahead, unfinished: 256 }
     }
 }
 
@@ -319,7 +322,8 @@ impl StreamShared {
     fn is_idle(&self, policy: &FlushPolicy, recording: &Recording, open: &Open, now: Instant) -> bool {
         policy.idle != Duration::MAX
             && !open.recorder.is_empty()
-            && recording.pushed.is_none_or(|pushed| now.saturating_duration_since(pushed) >= policy.idle)
+            && (open.last.saturating_sub(self.waited.load(Ordering::Relaxed)) <= policy.prompt
+                || recording.pushed.is_none_or(|pushed| now.saturating_duration_since(pushed) >= policy.idle))
             && self.completed() + 1 >= open.first
     }
 

@@ -112,6 +112,8 @@ pub(crate) struct StreamShared {
     pub(super) host_floor: AtomicU64,
     /// Somebody needs values up to this one on the device.
     pub(super) flush_request: AtomicU64,
+    /// The last value that somebody waited for.
+    pub(super) waited: AtomicU64,
     /// What has to be complete before more is recorded.
     pub(super) behind: AtomicU64,
     pub(crate) submitted: Counter,
@@ -136,6 +138,7 @@ impl StreamShared {
             reserved: AtomicU64::new(0),
             host_floor: AtomicU64::new(0),
             flush_request: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             behind: AtomicU64::new(0),
             submitted: Counter::new(),
             completed: AtomicU64::new(0),

@@ -129,6 +129,8 @@ impl StreamShared {
     /// # Errors
     /// The stream's or the device's failure, or a signal.
     pub(crate) fn wait_device(&self, engine: &Engine, value: u64) -> Result<()> {
+        // A hint for the flush policy.
+        self.waited.fetch_max(value, Ordering::Relaxed);
         if self.completed() >= value {
             return self.check_value(value);
         }

@@ -55,6 +55,7 @@ pub fn sim_with(config: SimConfig, tracking: Tracking) -> (Device, SimControl) {
         age: Duration::MAX,
         cost: Duration::MAX,
         idle: Duration::MAX,
+        prompt: 0,
         ahead: Duration::MAX,
         unfinished: usize::MAX,
     };

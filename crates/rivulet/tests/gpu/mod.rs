@@ -267,8 +267,11 @@ pub fn assert_close(got: &[f64], want: &[f64], tolerance: f64, scale: f64, what:
             !(near || got == want || (got.is_nan() && want.is_nan()))
         })
         .collect();
-    let first: Vec<_> =
-        wrong.iter().take(8).map(|(index, (got, want))| format!("element {index}: {got} for {want}")).collect();
+    let first: Vec<_> = wrong
+        .iter()
+        .take(8)
+        .map(|(index, (got, want))| format!("element {index}: {got} for {want}"))
+        .collect();
     assert!(wrong.is_empty(), "{what}, {} of {} wrong: {}", wrong.len(), got.len(), first.join(", "));
 }
 
