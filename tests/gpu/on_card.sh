@@ -3,7 +3,7 @@
 # is beside PyTorch CUDA. Needs the library built (./run setup, or python build_native.py), and for the parts in Rust their
 # examples: cargo build --release -p rivulet --examples. Each part writes a file into the folder; with no part named, all run.
 #
-#   tests/gpu/on_card.sh FOLDER [right|opinfo|threads|models|beside|latency|h200|rust|plans]...
+#   tests/gpu/on_card.sh FOLDER [right|opinfo|threads|models|beside|latency|h200|rust|plans|published]...
 #
 # RIVULET_ADAPTER names the card (nvidia), EXAMPLES the folder of the built examples.
 set -uo pipefail
@@ -48,7 +48,9 @@ rust() {
 }
 plans() { RIVULET_ACCELERATOR=cuda python benchmarks/plans_gpu.py --seconds "$seconds" --out "$folder/plans.json"; }
 
-all="right opinfo threads models beside latency h200 rust plans"
+published() { RIVULET_ACCELERATOR=cuda python benchmarks/published.py --seconds "$seconds" --out "$folder/published.json"; }
+
+all="right opinfo threads models beside latency h200 rust plans published"
 for name in ${*:-$all}; do
     case " $all " in *" $name "*) ;; *) echo "no part $name; there are $all" >&2; exit 2 ;; esac
     part "$name" "$name"
