@@ -113,6 +113,8 @@ pub struct ShaderFeatures {
     pub cooperative_f16: bool,
     /// The same of bfloat16.
     pub cooperative_bf16: bool,
+    /// Products of 8 x 8 matrices that a subgroup of 32 holds together: Metal's simdgroup matrices.
+    pub simd_matrix: bool,
     /// Processors that workgroups are shared out to, where the driver tells.
     pub processors: Option<u32>,
 }

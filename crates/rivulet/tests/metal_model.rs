@@ -10,6 +10,7 @@ mod cross;
 use common::{add, add_kernel, copy, fill, options, read, until, within, write};
 use cross::{crossed, reachable, storm, streams};
 use rivulet::hazard::Tracking;
+use rivulet::ops::{DType, View, matmul};
 use rivulet::{Device, DeviceOptions, Error, Event};
 use rivulet_hal::metal::Options;
 use rivulet_hal::metal::model::{self, FailingCommands, ModelConfig, ModelControl};
@@ -209,4 +210,34 @@ fn a_page_fault_loses_the_device_for_all() {
     until("others hear of it", || {
         matches!(fill(&b, &y, 1).and_then(|_| b.synchronize()), Err(Error::DeviceLost { .. }))
     });
+}
+
+#[test]
+fn products_of_floats_take_simdgroup_matrices_and_small_ones_do_not() {
+    let (device, control) = device(1, Tracking::On, Duration::ZERO);
+    // The model does not run Metal's language; its refusal names the kernel that was chosen.
+    let kernel = |dtype: DType, m: u64, n: u64, k: u64| {
+        let shapes = [[m, n], [m, k], [k, n]];
+        let blocks = shapes.map(|[m, n]| device.allocate(m * n * u64::from(dtype.size())).unwrap());
+        let view = |at: usize| View {
+            block: &blocks[at],
+            dtype,
+            offset: 0,
+            shape: shapes[at].into_iter().collect(),
+            strides: [shapes[at][1].cast_signed(), 1].into_iter().collect(),
+        };
+        match matmul(&device, &view(0), &view(1), &view(2), None, 1.0, 0.0, None) {
+            Err(Error::NoKernel { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    for dtype in [DType::F32, DType::F16] {
+        let large = kernel(dtype, 64, 96, 32);
+        assert!(large.contains(&format!("matmul_simd_{}", dtype.name())), "{large}");
+        let small = kernel(dtype, 4, 96, 32);
+        assert!(small.contains("skinny4"), "{small}");
+    }
+    let other = kernel(DType::BF16, 64, 96, 32);
+    assert!(other.contains("matmul_bf16"), "{other}");
+    clean(&control);
 }

@@ -76,6 +76,8 @@ fn describe(device: &ProtocolObject<dyn MTLDevice>) -> Option<AdapterInfo> {
             round_even_f16: true,
             cooperative_f16: false,
             cooperative_bf16: false,
+            // From Apple7 on.
+            simd_matrix: true,
             processors: None,
         },
     })

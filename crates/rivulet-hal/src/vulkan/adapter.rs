@@ -179,6 +179,7 @@ fn describe(connection: &Arc<Connection>, physical: vk::PhysicalDevice) -> Optio
                 preserve_subnormals_f32: controls.shader_denorm_preserve_float32 == vk::TRUE,
                 round_even_f16: controls.shader_rounding_mode_rte_float16 == vk::TRUE,
                 cooperative_f16,
+                simd_matrix: false,
                 cooperative_bf16,
                 processors: Some(processors.shader_sm_count).filter(|&count| count > 0),
             },

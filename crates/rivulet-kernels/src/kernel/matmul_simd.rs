@@ -36,6 +36,12 @@ impl MatmulSimd {
         [n.div_ceil(64), m.div_ceil(64), batches]
     }
 
+    /// Whether a product of this size gains by it: half a tile at least in each direction, and steps of 16. By the shape of
+    /// the kernel alone; nothing has been measured.
+    pub fn suits(&self, m: u32, n: u32, k: u32) -> bool {
+        matches!(self.input, DType::F32 | DType::F16) && m >= 32 && n >= 32 && k >= 16
+    }
+
     pub(super) fn label(&self) -> String {
         let along = |along_k, yes: &'static str, no| if along_k { yes } else { no };
         let mut label = format!("matmul_simd_{}_{}_", self.input.name(), self.output.name());

@@ -87,6 +87,7 @@ pub(super) fn require(device: &Device, op: &'static str, needs: Features) -> Res
         (Features::INT64, info.shader.int64, "64-bit integers"),
         (Features::HALF, info.shader.half, "16-bit arithmetic"),
         (Features::COOPERATIVE, info.shader.cooperative_f16, "products of cooperative matrices"),
+        (Features::SIMD_MATRIX, info.shader.simd_matrix, "simdgroup matrices"),
         (Features::COOPERATIVE_BF16, info.shader.cooperative_bf16, "cooperative matrices of bfloat16"),
     ] {
         if needs.contains(feature) && !offered {

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ids::Access;
 use rivulet_hal::{AdapterClass, HalError};
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{Extent, Kernel, MAX_GROUPS, Matmul, MatmulJoin, ProductStore, Tile};
+use rivulet_kernels::{Extent, Kernel, MAX_GROUPS, Matmul, MatmulJoin, MatmulSimd, ProductStore, Tile};
 use smallvec::SmallVec;
 
 const OP: &str = "matmul";
@@ -256,13 +256,21 @@ fn dispatch(
         .enumerate()
         .map(|(index, &view)| (view, if index == 0 { Access::Write } else { Access::Read }))
         .collect();
-    launch(device, OP, &Kernel::Matmul(key), &operands, |dispatcher| {
+    let simd =
+        MatmulSimd { input: key.input, output: key.output, a_along_k, b_along_k, bias: key.bias, activation };
+    let simd = (shader.simd_matrix && simd.suits(m, n, k)).then_some(simd);
+    let kernel = simd.map_or(Kernel::Matmul(key), Kernel::MatmulSimd);
+    let groups = |m, n, batches| match &simd {
+        Some(simd) => simd.groups(m, n, batches),
+        None => key.groups(m, n, batches),
+    };
+    launch(device, OP, &kernel, &operands, |dispatcher| {
         for place in Places::new(outer) {
             let mut at = [0_i64; 4];
             for (at, (view, place)) in at.iter_mut().zip(views.iter().zip(place)) {
                 *at = view.offset as i64 + place;
             }
-            in_parts(dispatcher, &key, &mut params, at, outer_count as u32)?;
+            in_parts(dispatcher, &groups, &mut params, at, outer_count as u32)?;
         }
         Ok(())
     })
@@ -311,13 +319,13 @@ fn along_k(
 /// Dispatches of as many rows, columns and batches as a dispatch may have.
 fn in_parts(
     dispatcher: &mut Dispatcher<'_>,
-    key: &Matmul,
+    groups: &impl Fn(u32, u32, u32) -> [u32; 3],
     params: &mut MatmulParams,
     at: [i64; 4],
     outer: u32,
 ) -> std::result::Result<(), HalError> {
     let (m, n, inner) = (params.m, params.n, params.batch);
-    let [columns, rows, _] = key.groups(m, n, 1);
+    let [columns, rows, _] = groups(m, n, 1);
     // Rows and columns of a group that has 65535 x 65535 of them.
     let most =
         |size: u32, groups: u32| if groups <= MAX_GROUPS { size } else { size.div_ceil(groups) * MAX_GROUPS };
@@ -344,8 +352,7 @@ fn in_parts(
                     (params.m, params.n) = (row_step.min(m - row), column_step.min(n - column));
                     params.batch = inner_step.min(inner - first_inner);
                     let batches = params.batch * outer_step.min(outer - first_outer);
-                    let groups = key.groups(params.m, params.n, batches);
-                    dispatcher.run(bytemuck::bytes_of(params), groups)?;
+                    dispatcher.run(bytemuck::bytes_of(params), groups(params.m, params.n, batches))?;
                 }
             }
         }

@@ -79,7 +79,7 @@ pub fn open(config: &ModelConfig) -> Result<(Arc<dyn Device>, ModelControl), Hal
         max_allocation: config.memory_bytes,
         max_binding: config.memory_bytes.min(u64::from(u32::MAX)),
         float64: false,
-        shader: ShaderFeatures::default(),
+        shader: ShaderFeatures { half: true, simd_matrix: true, ..ShaderFeatures::default() },
     };
     let model = api::Model::new(config);
     let control = ModelControl::new(Arc::clone(&model.world));
