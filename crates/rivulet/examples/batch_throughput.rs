@@ -8,7 +8,8 @@
 //! `--seconds S` for each figure (1), `--threads 1,8,31`, `--in-flight 1,2` batches at a time, `--max-batch 64`, `--spin 50`
 //! µs before a waiting thread sleeps, `--no-regroup`, `--gather host` (rows lie in the CPU's memory, and one copy takes them
 //! over) or `device` (rows lie on the device, and are copied there one by one). A call ends when its result is complete on
-//! the device; results are views of the batch's. Before anything is timed, rows are compared with a sum in float64.
+//! the device; results are views of the batch's. `with nothing to run` is the same queue with batches that cost nothing: what
+//! waking the callers allows. Before anything is timed, rows are compared with a sum in float64.
 #![allow(clippy::print_stdout, reason = "it is what an example is for")]
 
 use rivulet::batch::{Batcher, Options, Stats, Work};
@@ -183,8 +184,29 @@ impl Work for Mlp {
     }
 }
 
+/// Gives its inputs back: what handing batches over to threads and waking them allows, whatever the device does.
+struct Nothing;
+
+impl Work for Nothing {
+    type Input = usize;
+    type Output = usize;
+    type Error = rivulet::Error;
+
+    fn key(&self, _: &usize) -> u64 {
+        0
+    }
+
+    fn rows(&self, _: &usize) -> usize {
+        1
+    }
+
+    fn run(&self, inputs: &[usize]) -> rivulet::Result<Vec<usize>> {
+        Ok(inputs.to_vec())
+    }
+}
+
 /// Calls a second of all threads together.
-fn rate(threads: usize, length: Duration, call: impl Fn(usize) -> Outcome<Row> + Sync) -> Outcome<f64> {
+fn rate<T>(threads: usize, length: Duration, call: impl Fn(usize) -> Outcome<T> + Sync) -> Outcome<f64> {
     let (start, over, calls) = (Barrier::new(threads + 1), AtomicBool::new(false), AtomicU64::new(0));
     let body = |me: usize| -> Outcome<()> {
         let ready = (0..20).try_for_each(|_| call(me).map(drop));
@@ -316,6 +338,10 @@ fn main() -> Outcome<()> {
                 show(&stats)
             );
             note("joined", threads, in_flight, joined, &stats)?;
+            let nothing = Batcher::new(Nothing, options)?;
+            let empty = rate(threads, length, |row| Ok(nothing.call(row)?))?;
+            println!("{:>24}: {empty:>10.0}/s", "with nothing to run");
+            note("empty", threads, in_flight, empty, &nothing.stats())?;
         }
     }
     if let Some(path) = &given.out {
