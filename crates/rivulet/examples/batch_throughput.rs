@@ -8,8 +8,8 @@
 //! `--seconds S` for each figure (1), `--threads 1,8,31`, `--in-flight 1,2` batches at a time, `--max-batch 64`, `--spin 50`
 //! µs before a waiting thread sleeps, `--no-regroup`, `--gather host` (rows lie in the CPU's memory, and one copy takes them
 //! over) or `device` (rows lie on the device, and are copied there one by one). A call ends when its result is complete on
-//! the device; results are views of the batch's. `with nothing to run` is the same queue with batches that cost nothing: what
-//! waking the callers allows. Before anything is timed, rows are compared with a sum in float64.
+//! the device; results are views of the batch's. `with nothing to run` is the same queue with batches that take 50 µs and need no
+//! device: what waking the callers allows. Before anything is timed, rows are compared with a sum in float64.
 #![allow(clippy::print_stdout, reason = "it is what an example is for")]
 
 use rivulet::batch::{Batcher, Options, Stats, Work};
@@ -184,8 +184,12 @@ impl Work for Mlp {
     }
 }
 
-/// Gives its inputs back: what handing batches over to threads and waking them allows, whatever the device does.
+/// Gives its inputs back after a while: what handing batches over to threads and waking them allows, whatever the device
+/// does.
 struct Nothing;
+
+/// What a small batch takes on a fast card.
+const WHILE: Duration = Duration::from_micros(50);
 
 impl Work for Nothing {
     type Input = usize;
@@ -201,6 +205,10 @@ impl Work for Nothing {
     }
 
     fn run(&self, inputs: &[usize]) -> rivulet::Result<Vec<usize>> {
+        let begun = Instant::now();
+        while begun.elapsed() < WHILE {
+            std::hint::spin_loop();
+        }
         Ok(inputs.to_vec())
     }
 }
