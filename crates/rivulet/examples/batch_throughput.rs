@@ -1,11 +1,11 @@
-//! Forwards a second of a small MLP, one row a call, from many Rust threads: joined by a [`Batcher`], and each for itself.
+//! Forwards a second of a small MLP, a row each, from many Rust threads: joined by a [`Batcher`], and each for itself.
 //!
 //! ```text
 //! RIVULET_ADAPTER=nvidia cargo run --release -p rivulet --example batch_throughput -- --out result.json
 //! RIVULET_ADAPTER=llvmpipe LP_NUM_THREADS=0 cargo run --release -p rivulet --example batch_throughput -- --seconds 0.2 --threads 1,4
 //! ```
 //!
-//! `--seconds S` for each figure (1), `--threads 1,8,31`, `--in-flight 1,2` batches at a time, `--max-batch 64`, `--spin 50`
+//! `--seconds S` for each figure (1), `--threads 1,8,31`, `--rows 1` that a call brings (8: a thread that serves eight users), `--in-flight 1,2` batches at a time, `--max-batch 64`, `--spin 50`
 //! µs before a waiting thread sleeps, `--no-regroup`, `--gather host` (rows lie in the CPU's memory, and one copy takes them
 //! over) or `device` (rows lie on the device, and are copied there one by one). A call ends when its result is complete on
 //! the device; results are views of the batch's. `with nothing to run` is the same queue with batches that take 50 µs and need no
@@ -19,6 +19,7 @@ use rivulet::{Device, DeviceOptions};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -75,18 +76,18 @@ impl Drop for Shared {
     }
 }
 
-/// One row of a batch's results.
-struct Row {
+/// A call's rows of a batch's results.
+struct Rows {
     batch: Arc<Shared>,
-    index: usize,
+    first: usize,
 }
 
-impl Row {
-    fn read(&self) -> Outcome<Vec<f32>> {
+impl Rows {
+    fn read_first(&self) -> Outcome<Vec<f32>> {
         let mut values = vec![0.0; SIZES[3] as usize];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
         if let Some(block) = &self.batch.block {
-            self.batch.device.read("result", block, (self.index * bytes.len()) as u64, bytes)?;
+            self.batch.device.read("result", block, (self.first * bytes.len()) as u64, bytes)?;
         }
         Ok(values)
     }
@@ -106,27 +107,31 @@ impl Mlp {
         Ok(Self { device: device.clone(), layers, rows, on_device })
     }
 
-    fn host_row(&self, index: usize) -> &[f32] {
+    fn host_rows(&self, rows: &Range<usize>) -> &[f32] {
         let width = SIZES[0] as usize;
-        &self.rows.values[index * width..(index + 1) * width]
+        &self.rows.values[rows.start * width..rows.end * width]
     }
 
     /// The rows of a batch in one block.
-    fn gather(&self, inputs: &[usize]) -> rivulet::Result<Arc<Block>> {
+    fn gather(&self, inputs: &[Range<usize>]) -> rivulet::Result<Arc<Block>> {
         let width = SIZES[0];
-        let block = self.device.allocate(4 * width * inputs.len() as u64)?;
+        let count: usize = inputs.iter().map(ExactSizeIterator::len).sum();
+        let block = self.device.allocate(4 * width * count as u64)?;
         if self.on_device {
-            for (index, &row) in inputs.iter().enumerate() {
-                let mut from = View::dense(&self.rows.block, DType::F32, &[1, width]);
-                from.offset = row as u64 * width;
-                let mut to = View::dense(&block, DType::F32, &[1, width]);
-                to.offset = index as u64 * width;
+            let mut place = 0;
+            for rows in inputs {
+                let some = rows.len() as u64;
+                let mut from = View::dense(&self.rows.block, DType::F32, &[some, width]);
+                from.offset = rows.start as u64 * width;
+                let mut to = View::dense(&block, DType::F32, &[some, width]);
+                to.offset = place * width;
                 copy(&self.device, &to, &from)?;
+                place += some;
             }
         } else {
-            let mut bytes = Vec::with_capacity(inputs.len() * 4 * width as usize);
-            for &row in inputs {
-                bytes.extend_from_slice(bytemuck::cast_slice(self.host_row(row)));
+            let mut bytes = Vec::with_capacity(count * 4 * width as usize);
+            for rows in inputs {
+                bytes.extend_from_slice(bytemuck::cast_slice(self.host_rows(rows)));
             }
             self.device.write("rows", &block, 0, &bytes)?;
         }
@@ -135,7 +140,7 @@ impl Mlp {
 
     /// One row of the result, in float64.
     fn reference(&self, row: usize) -> Vec<f64> {
-        let mut now: Vec<f64> = self.host_row(row).iter().copied().map(f64::from).collect();
+        let mut now: Vec<f64> = self.host_rows(&(row..row + 1)).iter().copied().map(f64::from).collect();
         for (index, (weight, bias)) in self.layers.iter().enumerate() {
             let next = weight.values.chunks_exact(now.len()).zip(&bias.values).map(|(weights, &bias)| {
                 let sum: f64 = now.iter().zip(weights).map(|(x, &weight)| x * f64::from(weight)).sum();
@@ -149,20 +154,20 @@ impl Mlp {
 }
 
 impl Work for Mlp {
-    type Input = usize;
-    type Output = Row;
+    type Input = Range<usize>;
+    type Output = Rows;
     type Error = rivulet::Error;
 
-    fn key(&self, _: &usize) -> u64 {
+    fn key(&self, _: &Range<usize>) -> u64 {
         0
     }
 
-    fn rows(&self, _: &usize) -> usize {
-        1
+    fn rows(&self, rows: &Range<usize>) -> usize {
+        rows.len()
     }
 
-    fn run(&self, inputs: &[usize]) -> rivulet::Result<Vec<Row>> {
-        let rows = inputs.len() as u64;
+    fn run(&self, inputs: &[Range<usize>]) -> rivulet::Result<Vec<Rows>> {
+        let rows = inputs.iter().map(|rows| rows.len() as u64).sum();
         let mut result = self.gather(inputs)?;
         for (index, (weight, bias)) in self.layers.iter().enumerate() {
             let mut transposed = weight.view();
@@ -180,7 +185,12 @@ impl Work for Mlp {
         }
         self.device.current_stream()?.synchronize()?;
         let batch = Arc::new(Shared { device: self.device.clone(), block: Some(result) });
-        Ok((0..inputs.len()).map(|index| Row { batch: Arc::clone(&batch), index }).collect())
+        let mut place = 0;
+        let mut take = |rows: &Range<usize>| {
+            place += rows.len();
+            Rows { batch: Arc::clone(&batch), first: place - rows.len() }
+        };
+        Ok(inputs.iter().map(&mut take).collect())
     }
 }
 
@@ -192,19 +202,19 @@ struct Nothing;
 const WHILE: Duration = Duration::from_micros(50);
 
 impl Work for Nothing {
-    type Input = usize;
-    type Output = usize;
+    type Input = Range<usize>;
+    type Output = Range<usize>;
     type Error = rivulet::Error;
 
-    fn key(&self, _: &usize) -> u64 {
+    fn key(&self, _: &Range<usize>) -> u64 {
         0
     }
 
-    fn rows(&self, _: &usize) -> usize {
-        1
+    fn rows(&self, rows: &Range<usize>) -> usize {
+        rows.len()
     }
 
-    fn run(&self, inputs: &[usize]) -> rivulet::Result<Vec<usize>> {
+    fn run(&self, inputs: &[Range<usize>]) -> rivulet::Result<Vec<Range<usize>>> {
         let begun = Instant::now();
         while begun.elapsed() < WHILE {
             std::hint::spin_loop();
@@ -213,8 +223,17 @@ impl Work for Nothing {
     }
 }
 
-/// Calls a second of all threads together.
-fn rate<T>(threads: usize, length: Duration, call: impl Fn(usize) -> Outcome<T> + Sync) -> Outcome<f64> {
+/// Rows a second of all threads together.
+fn rate<T>(
+    threads: usize,
+    rows: usize,
+    length: Duration,
+    call: impl Fn(Range<usize>) -> Outcome<T> + Sync,
+) -> Outcome<f64> {
+    let call = |at: usize| {
+        let first = at % (ROWS as usize - rows + 1);
+        call(first..first + rows)
+    };
     let (start, over, calls) = (Barrier::new(threads + 1), AtomicBool::new(false), AtomicU64::new(0));
     let body = |me: usize| -> Outcome<()> {
         let ready = (0..20).try_for_each(|_| call(me).map(drop));
@@ -222,10 +241,10 @@ fn rate<T>(threads: usize, length: Duration, call: impl Fn(usize) -> Outcome<T> 
         ready?;
         let mut done = 0;
         while !over.load(Ordering::Relaxed) {
-            call((me * 37 + done as usize) % ROWS as usize)?;
+            call(me * 37 + done as usize)?;
             done += 1;
         }
-        calls.fetch_add(done, Ordering::Relaxed);
+        calls.fetch_add(done * rows as u64, Ordering::Relaxed);
         Ok(())
     };
     std::thread::scope(|scope| {
@@ -247,10 +266,15 @@ fn rate<T>(threads: usize, length: Duration, call: impl Fn(usize) -> Outcome<T> 
 fn error(mlp: &Mlp) -> Outcome<f64> {
     let (mut off, mut norm) = (0.0, 0.0);
     for size in [1, 2, 7, 31, 64] {
-        let inputs: Vec<usize> = (0..size).map(|index| (index * 5 + size) % ROWS as usize).collect();
+        let input = |index| {
+            let first = (index * 5 + size) % (ROWS as usize - 2);
+            first..first + 1 + index % 2
+        };
+        let inputs: Vec<Range<usize>> = (0..size).map(input).collect();
         let rows = mlp.run(&inputs)?;
         for place in [0, size / 2, size - 1] {
-            for (got, want) in rows[place].read()?.into_iter().zip(mlp.reference(inputs[place])) {
+            let reference = mlp.reference(inputs[place].start);
+            for (got, want) in rows[place].read_first()?.into_iter().zip(reference) {
                 off += (f64::from(got) - want).powi(2);
                 norm += want * want;
             }
@@ -263,6 +287,7 @@ struct Arguments {
     seconds: f64,
     threads: Vec<usize>,
     in_flight: Vec<usize>,
+    rows: usize,
     options: Options,
     on_device: bool,
     out: Option<String>,
@@ -273,6 +298,7 @@ fn arguments() -> Outcome<Arguments> {
         seconds: 1.0,
         threads: vec![1, 2, 4, 8, 16, 31],
         in_flight: vec![1, 2],
+        rows: 1,
         options: Options::default(),
         on_device: false,
         out: None,
@@ -285,6 +311,7 @@ fn arguments() -> Outcome<Arguments> {
             "--seconds" => found.seconds = value()?.parse()?,
             "--threads" => found.threads = list(value()?)?,
             "--in-flight" => found.in_flight = list(value()?)?,
+            "--rows" => found.rows = value()?.parse::<usize>()?.clamp(1, ROWS as usize),
             "--max-batch" => found.options.max_batch = value()?.parse()?,
             "--spin" => found.options.spin = Duration::from_micros(value()?.parse()?),
             "--no-regroup" => found.options.regroup = false,
@@ -331,13 +358,13 @@ fn main() -> Outcome<()> {
         Ok(())
     };
     for &threads in &given.threads {
-        let alone = rate(threads, length, |row| Ok(mlp.run(&[row])?.remove(0)))?;
+        let alone = rate(threads, given.rows, length, |rows| Ok(mlp.run(&[rows])?.remove(0)))?;
         println!("{threads:>3} threads   each for itself {alone:>10.0}/s");
         note("alone", threads, 0, alone, &Stats::default())?;
         for &in_flight in &given.in_flight {
             let options = Options { max_in_flight: in_flight, ..given.options };
             let batcher = Batcher::new(Mlp::new(&device, given.on_device)?, options)?;
-            let joined = rate(threads, length, |row| Ok(batcher.call(row)?))?;
+            let joined = rate(threads, given.rows, length, |rows| Ok(batcher.call(rows)?))?;
             let stats = batcher.stats();
             let times = joined / alone;
             println!(
@@ -347,7 +374,7 @@ fn main() -> Outcome<()> {
             );
             note("joined", threads, in_flight, joined, &stats)?;
             let nothing = Batcher::new(Nothing, options)?;
-            let empty = rate(threads, length, |row| Ok(nothing.call(row)?))?;
+            let empty = rate(threads, given.rows, length, |rows| Ok(nothing.call(rows)?))?;
             println!("{:>24}: {empty:>10.0}/s", "with nothing to run");
             note("empty", threads, in_flight, empty, &nothing.stats())?;
         }
