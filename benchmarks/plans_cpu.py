@@ -114,7 +114,7 @@ def empty(rounds: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="pairs of samples for a figure (default: 20)")
-    parser.add_argument("--only", choices=["empty", "mlp", "minilm"], help="measure one group and write no file")
+    parser.add_argument("--only", choices=["empty", "mlp", "wide", "minilm"], help="measure one group and write no file")
     parser.add_argument("--no-record", action="store_true", help="print only, write no file")
     args = parser.parse_args()
     if args.rounds < 3:
@@ -127,6 +127,7 @@ def main() -> int:
     relu = torch.nn.ReLU
     linear = torch.nn.Linear
     mlp = torch.nn.Sequential(linear(256, 256), relu(), linear(256, 256), relu(), linear(256, 128)).eval()
+    wide = torch.nn.Sequential(linear(512, 1024), relu(), linear(1024, 1024), relu(), linear(1024, 512)).eval()
 
     def minilm() -> list[dict[str, Any]]:
         model, tokenizer = load("cpu")
@@ -137,6 +138,9 @@ def main() -> int:
     groups: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "empty": lambda: [empty(args.rounds)],
         "mlp": lambda: both("mlp", "MLP 256-256-256-128, one row", 3.0, mlp, {"x": torch.randn(1, 256)}, args.rounds, False),
+        "wide": lambda: both(
+            "wide", "MLP 512-1024-1024-512, one row", 3.0, wide, {"x": torch.randn(1, 512)}, args.rounds, False
+        ),
         "minilm": minilm,
     }
     measures = [row for name, group in groups.items() if args.only in (None, name) for row in group()]
