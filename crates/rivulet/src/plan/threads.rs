@@ -110,7 +110,7 @@ impl Pace {
             return (share, Way::Settled);
         }
         if run < WARM + MEASURED {
-            return if run % 2 == 0 { (1, Way::TryOne) } else { (share, Way::TryMany) };
+            return if run.is_multiple_of(2) { (1, Way::TryOne) } else { (share, Way::TryMany) };
         }
         if run == WARM + MEASURED {
             self.settle();
