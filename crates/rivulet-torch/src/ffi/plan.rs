@@ -74,7 +74,7 @@ const SIZES: usize = 16;
 
 /// `rivulet_pace`.
 #[derive(Debug, Default)]
-pub struct RawPace {
+struct RawPace {
     sizes: [Pace; SIZES],
 }
 
@@ -88,7 +88,7 @@ impl RawPace {
 /// `rivulet_pace_run`.
 #[derive(Debug)]
 #[repr(C)]
-pub struct RawRun {
+struct RawRun {
     threads: i32,
     /// 0: not measured, 1: on one thread, 2: on several.
     way: u32,
