@@ -547,7 +547,7 @@ Object joined_stats(PyObject* const* arguments) {
 }
 
 // variants(plan) -> ((number, path, frames, programs, why there is none, times), ...), the latest used first. times: of
-// the best run of CPU kernels on one thread and on several, in nanoseconds, or nothing
+// a usual run of CPU kernels on one thread and on several, in nanoseconds, or nothing
 Object variants(PyObject* const* arguments) {
   const auto& variants = plan_of(arguments[0]).plan.variants();
   Object tuple(require(interpreter().PyTuple_New(static_cast<intptr_t>(variants.size()))));

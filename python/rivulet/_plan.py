@@ -340,8 +340,9 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
 
     def stats(self) -> dict[str, Any]:
         """Counts since the plan was made: calls, hits (a tape fitted), misses (one had to be taken), evictions, rebound
-        (a tensor of the module was exchanged); the shapes that are kept now, the latest used first, with the best times of
-        CPU kernels on one thread and on several where both were measured; and where calls are joined, the figures of their batches as :meth:`rivulet.Batcher.stats` gives them."""
+        (a tensor of the module was exchanged); the shapes that are kept now, the latest used first, with what a run
+        of CPU kernels usually takes on one thread and on several where both were measured; and where calls are joined, the
+        figures of their batches as :meth:`rivulet.Batcher.stats` gives them."""
         calls, hits, misses, evictions, rebound = _stats(self)
         shapes = [
             {

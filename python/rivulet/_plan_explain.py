@@ -44,7 +44,7 @@ class Shape:
     path: str
     frames: int
     programs: Sequence[dict[str, Any]]
-    #: Nanoseconds of the best run of CPU kernels on one thread and on several; empty where they were not measured.
+    #: Nanoseconds of a usual run of CPU kernels on one thread and on several; empty where they were not measured.
     times: Sequence[int]
 
 

@@ -42,7 +42,7 @@ SETUP = textwrap.dedent("""
 
 SEVERAL = "inside = lambda threads: time.sleep(0.008 if threads == 1 else 0.001)\n"
 ONE = "inside = lambda threads: time.sleep(0.001 if threads == 1 else 0.008)\n"
-WARM = "for _ in range(16): plan(x)\n"
+WARM = "for _ in range(24): plan(x)\n"
 
 
 @pytest.fixture

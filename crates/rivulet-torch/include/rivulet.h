@@ -389,8 +389,8 @@ void rivulet_pace_leave(void);
 /* Around the kernels of one run, inside a CPU access. One that failed has no end. batch: as it is, or -1. */
 void rivulet_pace_begin(const rivulet_pace *pace, int64_t batch, rivulet_pace_run *run);
 void rivulet_pace_end(const rivulet_pace *pace, const rivulet_pace_run *run);
-/* 1 and the nanoseconds of the best runs on one thread and on several, of the smallest batch that was measured. 0 where
- * nothing was. */
+/* 1 and the nanoseconds that a run usually takes on one thread and on several, of the smallest batch that was measured.
+ * 0 where nothing was. */
 int32_t rivulet_pace_times(const rivulet_pace *pace, uint64_t *one, uint64_t *many);
 
 #ifdef __cplusplus

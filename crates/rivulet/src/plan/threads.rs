@@ -61,10 +61,13 @@ impl Default for Callers {
 
 /// Runs before the first that is measured: it reads weights from far away and makes buffers.
 const WARM: u64 = 1;
-/// Runs that are measured, one thread and several in turn. The best of each counts: others' work only ever adds time.
-const MEASURED: u64 = 8;
+/// Runs that are measured, one thread and several in turn.
+///
+/// What counts is what they take on average, but for the slowest of each. Not the best: where others want the cores too,
+/// a kernel's threads wait for the one that has none, and a lucky run tells nothing of the next.
+const MEASURED: u64 = 16;
 /// Runs after which all is measured anew: it may have been a bad moment.
-const AGAIN: u64 = 2048;
+const AGAIN: u64 = 4096;
 
 /// How a run is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +80,41 @@ pub enum Way {
     TryMany,
 }
 
+/// Runs of one kind, in nanoseconds.
+#[derive(Debug, Default)]
+struct Runs {
+    count: AtomicU64,
+    sum: AtomicU64,
+    slowest: AtomicU64,
+}
+
+impl Runs {
+    fn add(&self, nanoseconds: u64) {
+        self.sum.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.slowest.fetch_max(nanoseconds, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn forget(&self) {
+        for number in [&self.count, &self.sum, &self.slowest] {
+            number.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The average without the slowest; `None` of fewer than two runs.
+    fn usual(&self) -> Option<u64> {
+        let others = self.count.load(Ordering::Relaxed).checked_sub(1).filter(|&others| others > 0)?;
+        let sum = self.sum.load(Ordering::Relaxed).saturating_sub(self.slowest.load(Ordering::Relaxed));
+        Some(sum / others)
+    }
+}
+
 /// Whether one tape is faster on several threads, found out by its own first runs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pace {
     runs: AtomicU64,
-    /// Nanoseconds of the best run on one thread, and on several.
-    one: AtomicU64,
-    many: AtomicU64,
+    one: Runs,
+    many: Runs,
     /// The answer of the last measurement; 0 none yet, 1 one thread, 2 several.
     settled: AtomicU8,
 }
@@ -92,12 +123,7 @@ impl Pace {
     /// Nothing known.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            runs: AtomicU64::new(0),
-            one: AtomicU64::new(u64::MAX),
-            many: AtomicU64::new(u64::MAX),
-            settled: AtomicU8::new(0),
-        }
+        Self::default()
     }
 
     /// Threads for a run that may have `share` of them, and how it is done.
@@ -115,8 +141,8 @@ impl Pace {
         if run == WARM + MEASURED {
             self.settle();
         } else if run >= AGAIN {
-            self.one.store(u64::MAX, Ordering::Relaxed);
-            self.many.store(u64::MAX, Ordering::Relaxed);
+            self.one.forget();
+            self.many.forget();
             self.runs.store(WARM, Ordering::Relaxed);
         }
         let one = self.settled.load(Ordering::Relaxed) == 1;
@@ -128,32 +154,23 @@ impl Pace {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         match way {
             Way::Settled => {}
-            Way::TryOne => _ = self.one.fetch_min(nanoseconds, Ordering::Relaxed),
-            Way::TryMany => _ = self.many.fetch_min(nanoseconds, Ordering::Relaxed),
+            Way::TryOne => self.one.add(nanoseconds),
+            Way::TryMany => self.many.add(nanoseconds),
         }
     }
 
     fn settle(&self) {
-        let (one, many) = (self.one.load(Ordering::Relaxed), self.many.load(Ordering::Relaxed));
-        if one == u64::MAX || many == u64::MAX {
-            return;
-        }
+        let (Some(one), Some(many)) = (self.one.usual(), self.many.usual()) else { return };
         // A gain of less is not worth the other cores.
         let is_one = one - one / 32 <= many;
         self.settled.store(if is_one { 1 } else { 2 }, Ordering::Relaxed);
     }
 
-    /// The best times on one thread and on several, where both were measured.
+    /// What a run usually takes on one thread and on several, where both were measured.
     pub fn times(&self) -> Option<(Duration, Duration)> {
-        let (one, many) = (self.one.load(Ordering::Relaxed), self.many.load(Ordering::Relaxed));
-        let settled = self.settled.load(Ordering::Relaxed) != 0 && one != u64::MAX && many != u64::MAX;
-        settled.then(|| (Duration::from_nanos(one), Duration::from_nanos(many)))
-    }
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self::new()
+        (self.settled.load(Ordering::Relaxed) != 0).then_some(())?;
+        let times = self.one.usual().zip(self.many.usual());
+        times.map(|(one, many)| (Duration::from_nanos(one), Duration::from_nanos(many)))
     }
 }
 
@@ -239,6 +256,17 @@ mod tests {
             pace.took(way, Duration::from_micros(slow + if threads == 1 { 3000 } else { 1000 }));
         }
         assert_eq!(pace.choose(4).0, 4);
+    }
+
+    #[test]
+    fn lucky_runs_on_several_threads_do_not_outweigh_the_others() {
+        let pace = Pace::new();
+        for run in 0_u64..100 {
+            let (threads, way) = pace.choose(4);
+            let many = if run % 4 == 1 { 150 } else { 3000 };
+            pace.took(way, Duration::from_micros(if threads == 1 { 300 } else { many }));
+        }
+        assert_eq!(pace.choose(4).0, 1);
     }
 
     #[test]
