@@ -21,9 +21,9 @@ class HostScope {
     inside_.reset();
     rivulet_host_end(&scope_);
   }
-  // Between kernels of a long access: as many threads as are due now.
-  void follow_threads() {
-    inside_->threads.follow();
+  // The kernels from here on use so many threads; 0 leaves them as they are.
+  void set_threads(int threads) {
+    inside_->threads.set(threads);
   }
   HostScope(const HostScope&) = delete;
   HostScope& operator=(const HostScope&) = delete;

@@ -9,11 +9,18 @@ namespace rivulet {
 
 namespace {
 
-// The OpenMP runtime that PyTorch has loaded; null where it uses another way to run in parallel.
-struct OpenMp {
+// What PyTorch's kernels ask for their number of threads. Null where PyTorch was built without it.
+struct Runtimes {
+  // Of OpenMP, whose number is one of the calling thread.
   void (*set_threads)(int) = nullptr;
+  // Of MKL. torch.set_num_threads gives it a number of the process, which it takes before OpenMP's; one of the calling
+  // thread goes before both, 0 takes it away again.
+  int (*set_mkl_threads)(int) = nullptr;
 
-  OpenMp() {
+  Runtimes() {
+    if (void* library = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD)) {
+      set_mkl_threads = reinterpret_cast<int (*)(int)>(dlsym(library, "MKL_Set_Num_Threads_Local"));
+    }
     for (const char* name : {"libgomp.so.1", "libomp.so.5", "libiomp5.so", "libomp.dylib"}) {
       if (void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) {
         set_threads = reinterpret_cast<void (*)(int)>(dlsym(library, "omp_set_num_threads"));
@@ -23,12 +30,20 @@ struct OpenMp {
   }
 };
 
-const OpenMp& open_mp() {
-  static const OpenMp open_mp;
-  return open_mp;
+const Runtimes& runtimes() {
+  static const Runtimes runtimes;
+  return runtimes;
 }
 
 int default_threads = 0;
+
+// The calling thread's number; 0 for the default.
+void set_kernel_threads(int threads) {
+  runtimes().set_threads(threads == 0 ? default_threads : threads);
+  if (runtimes().set_mkl_threads != nullptr) {
+    runtimes().set_mkl_threads(threads);
+  }
+}
 
 } // namespace
 
@@ -42,19 +57,15 @@ KernelThreads::KernelThreads() {
   (void)asked;
   // A number of this thread in OpenMP, which PyTorch sets when it is first asked for. Anything but the default was
   // chosen by the user.
-  ours_ = open_mp().set_threads != nullptr;
-  follow();
+  ours_ = runtimes().set_threads != nullptr;
+  set(rivulet_kernel_threads());
 }
 
-void KernelThreads::follow() {
-  if (!ours_) {
+void KernelThreads::set(int threads) {
+  if (!ours_ || threads <= 0) {
     return;
   }
-  int share = rivulet_kernel_threads();
-  if (share <= 0) {
-    return;
-  }
-  int limit = share < default_threads ? share : 0;
+  int limit = threads < default_threads ? threads : 0;
   if (limit == limit_) {
     return;
   }
@@ -62,13 +73,13 @@ void KernelThreads::follow() {
     ours_ = false;
     return;
   }
-  open_mp().set_threads(limit == 0 ? default_threads : limit);
+  set_kernel_threads(limit);
   limit_ = limit;
 }
 
 KernelThreads::~KernelThreads() {
   if (limit_ != 0) {
-    open_mp().set_threads(default_threads);
+    set_kernel_threads(0);
   }
 }
 

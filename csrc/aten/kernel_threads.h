@@ -14,8 +14,8 @@ class KernelThreads {
  public:
   KernelThreads();
   ~KernelThreads();
-  // Sets the limit to what is due now; others may have come or gone.
-  void follow();
+  // From now on this many; 0 leaves them as they are.
+  void set(int threads);
   KernelThreads(const KernelThreads&) = delete;
   KernelThreads& operator=(const KernelThreads&) = delete;
 

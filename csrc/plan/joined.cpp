@@ -248,7 +248,7 @@ std::vector<at::Tensor> Joined::run(
     }
   }
   if (!frame) {
-    frame = std::make_unique<Frame>(variant.tape(), variant.path());
+    frame = std::make_unique<Frame>(variant.tape(), variant.path(), variant.pace());
   }
   if (note) {
     auto noting = Noting::run(variant.tape(), *frame, inputs.data(), batch, label);
@@ -263,6 +263,8 @@ std::vector<at::Tensor> Joined::run(
       ++runner->refusals;
     }
   } else {
+    // Not those who wait for this run: they use no cores.
+    Caller caller;
     outputs = frame->run(inputs.data(), batch, label);
   }
   std::lock_guard<std::mutex> guard(runner->lock);

@@ -67,7 +67,7 @@ std::vector<std::shared_ptr<const Program>> Variant::programs() const {
 std::unique_ptr<Frame> Variant::take_frame() {
   if (idle_.empty()) {
     ++frames_;
-    return std::make_unique<Frame>(tape_, path_);
+    return std::make_unique<Frame>(tape_, path_, pace_);
   }
   auto frame = std::move(idle_.back());
   idle_.pop_back();

@@ -31,6 +31,9 @@ class Variant {
   uint64_t id() const {
     return id_;
   }
+  const Pace& pace() const {
+    return pace_;
+  }
   std::unique_ptr<Frame> take_frame();
   void give_back(std::unique_ptr<Frame> frame);
   size_t frames() const {
@@ -57,6 +60,7 @@ class Variant {
   };
   Tape tape_;
   Path path_;
+  Pace pace_{rivulet_pace_new(), &rivulet_pace_free};
   uint32_t structure_;
   uint64_t id_;
   std::vector<std::unique_ptr<Frame>> idle_;

@@ -269,6 +269,8 @@ std::vector<at::Tensor> run(
     variant.noted(batch, std::move(noting.program), std::move(noting.refused));
     outputs = std::move(noting.outputs);
   } else {
+    // With the wait for the GIL: where many threads make short calls, that is where they are most of the time.
+    Caller caller;
     without_gil([&] {
       outputs = frame->run(inputs.data(), batch, label);
       return true;
@@ -547,18 +549,23 @@ Object joined_stats(PyObject* const* arguments) {
   return joined ? of_text(joined->stats()) : none();
 }
 
-// variants(plan) -> ((number, path, frames, programs, why there is none), ...), the latest used first
+// variants(plan) -> ((number, path, frames, programs, why there is none, times), ...), the latest used first. times: of
+// a usual run of CPU kernels on one thread and on several, in nanoseconds, or nothing
 Object variants(PyObject* const* arguments) {
   const auto& variants = plan_of(arguments[0]).plan.variants();
   Object tuple(require(interpreter().PyTuple_New(static_cast<intptr_t>(variants.size()))));
   intptr_t index = 0;
   for (const auto& variant : variants) {
-    Object one(require(interpreter().PyTuple_New(5)));
+    Object one(require(interpreter().PyTuple_New(6)));
     set(one, 0, number(variant->id()));
     set(one, 1, number(static_cast<uint64_t>(variant->path())));
     set(one, 2, number(variant->frames()));
     set(one, 3, number(variant->programs().size()));
     set(one, 4, of_text(variant->refused()));
+    uint64_t alone = 0;
+    uint64_t several = 0;
+    bool measured = rivulet_pace_times(variant->pace().get(), &alone, &several) != 0;
+    set(one, 5, measured ? numbers({alone, several}) : numbers({}));
     set(tuple, index++, std::move(one));
   }
   return tuple;

@@ -79,7 +79,8 @@ Path path_of(const Tape& tape) {
   return host ? Path::HostKernels : Path::Ops;
 }
 
-Frame::Frame(const Tape& tape, Path path) : tape_(tape), path_(path), values_(tape.values) {
+Frame::Frame(const Tape& tape, Path path, const Pace& pace)
+    : tape_(tape), path_(path), pace_(pace), values_(tape.values) {
   constants_.reserve(tape.constants.size());
   for (const auto& constant : tape.constants) {
     IValue value = own(constant);
@@ -235,10 +236,13 @@ void Frame::run_on_host(const at::Tensor* inputs, uint32_t label, std::vector<at
   HostScope scope(label, operands);
   {
     BelowAutograd below_autograd;
+    rivulet_pace_run run{};
+    rivulet_pace_begin(pace_.get(), batch_, &run);
+    scope.set_threads(run.threads);
     for (const auto& step : tape_.steps) {
-      scope.follow_threads();
       run_step<true>(step);
     }
+    rivulet_pace_end(pace_.get(), &run);
   }
   aliases.carry_back();
   size_t first_shared = tape_.inputs.size();

@@ -20,10 +20,27 @@ enum class Path : uint8_t {
 // The path for a tape on the adapter in use. Opens the device where the tape needs it.
 Path path_of(const Tape& tape);
 
+// A call of a plan, from when its kernels may begin until its thread goes on: those who share the cores.
+class Caller {
+ public:
+  Caller() {
+    rivulet_pace_enter();
+  }
+  ~Caller() {
+    rivulet_pace_leave();
+  }
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+};
+
+// Whether a tape's kernels are faster on several threads.
+using Pace = std::unique_ptr<rivulet_pace, decltype(&rivulet_pace_free)>;
+
 // The values of a tape for one call at a time. Any thread may use it; one at a time.
 class Frame {
  public:
-  Frame(const Tape& tape, Path path);
+  // Tape and pace outlive it.
+  Frame(const Tape& tape, Path path, const Pace& pace);
   ~Frame();
   Frame(const Frame&) = delete;
   Frame& operator=(const Frame&) = delete;
@@ -43,6 +60,7 @@ class Frame {
 
   const Tape& tape_;
   Path path_;
+  const Pace& pace_;
   int64_t batch_ = -1;
   std::vector<c10::IValue> values_;
   std::vector<c10::IValue> constants_;

@@ -340,8 +340,9 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
 
     def stats(self) -> dict[str, Any]:
         """Counts since the plan was made: calls, hits (a tape fitted), misses (one had to be taken), evictions, rebound
-        (a tensor of the module was exchanged); the shapes that are kept now, the latest used first; and where calls are
-        joined, the figures of their batches as :meth:`rivulet.Batcher.stats` gives them."""
+        (a tensor of the module was exchanged); the shapes that are kept now, the latest used first, with what a run
+        of CPU kernels usually takes on one thread and on several where both were measured; and where calls are joined, the
+        figures of their batches as :meth:`rivulet.Batcher.stats` gives them."""
         calls, hits, misses, evictions, rebound = _stats(self)
         shapes = [
             {
@@ -350,8 +351,9 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
                 "path": _path(path, programs, refused),
                 "frames": frames,
                 "programs": programs,
+                "threads_seconds": tuple(nanoseconds * 1e-9 for nanoseconds in times) or None,
             }
-            for number, path, frames, programs, refused in _variants(self)
+            for number, path, frames, programs, refused, times in _variants(self)
             if number in self._taken
         ]
         return {
@@ -373,8 +375,9 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
                 _path(path, programs, refused),
                 frames,
                 [json.loads(text) for text in _programs(self, number)],
+                times,
             )
-            for number, path, frames, programs, refused in _variants(self)
+            for number, path, frames, programs, refused, times in _variants(self)
             if (taken := self._taken.get(number)) is not None
         ]
         return _plan_explain.explain(self._name, shapes)

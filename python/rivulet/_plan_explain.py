@@ -44,6 +44,8 @@ class Shape:
     path: str
     frames: int
     programs: Sequence[dict[str, Any]]
+    #: Nanoseconds of a usual run of CPU kernels on one thread and on several; empty where they were not measured.
+    times: Sequence[int]
 
 
 def _program(report: dict[str, Any]) -> list[str]:
@@ -70,6 +72,9 @@ def _shape(number: int, shape: Shape) -> list[str]:
         f"  shared: {named} tensors of the module, {closed} others and views, {constants} constants, "
         f"{_bytes(_shared_bytes(tape.shared.values()))}",
     ]
+    if shape.times:
+        one, several = (nanoseconds / 1e3 for nanoseconds in shape.times)
+        lines.append(f"  on one thread {one:.0f} us, on several {several:.0f} us")
     written = [shared.name or "a tensor without a name" for shared in tape.shared.values() if shared.written]
     if written:
         lines.append(f"  changes in place: {', '.join(written)}")

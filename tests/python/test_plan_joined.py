@@ -41,7 +41,9 @@ def in_threads(count, work):
 
 
 def test_each_caller_gets_its_own_rows(model):
-    plan = rivulet.capture(model, torch.zeros(1, 8, device="mps"), coalesce=True)
+    plan = rivulet.capture(model, torch.zeros(1, 8, device="mps"), dynamic_batch=True)
+    # Each waits for others: calls this short would hardly meet.
+    plan.coalesce(max_batch=2 * THREADS, max_wait_us=20_000)
 
     def work(index):
         generator = torch.Generator().manual_seed(index)
@@ -59,6 +61,7 @@ def test_each_caller_gets_its_own_rows(model):
     assert joined["requests"] == THREADS * 20 and joined["rows"] == sum(
         1 + (index + round) % 3 for index in range(THREADS) for round in range(20)
     )
+    assert joined["batches"] * 2 <= joined["requests"], joined
 
 
 def test_calls_that_come_together_run_together(model):

@@ -31,7 +31,7 @@
 //! | --- | --- | --- |
 //! | [`Pointwise`]: [`Op`], casts, fills, ranges, random numbers | out, tensor inputs | [`params::PointwiseParams`], with strides [`params::StridedParams`] |
 //! | [`Row`]: softmax, log_softmax, layer_norm, rms_norm and their gradients, group_norm | out, x, then what the op has ([`RowOp`]) | [`params::RowParams`] |
-//! | [`HeldRow`]: softmax, log_softmax, layer_norm, rms_norm of short contiguous rows | as [`Row`] | [`params::RowParams`] |
+//! | [`HeldRow`]: softmax, log_softmax, layer_norm, rms_norm of short contiguous rows, the latter two of sums too | as [`Row`], then summand and sum where there are such ([`RowSum`]) | [`params::RowParams`] |
 //! | [`Reduce`]: sums, products, extremes and their places, any, all, norms, variance | values, indices (either or both), x | [`params::ReduceParams`] |
 //! | [`Scan`]: cumsum, cumprod, logcumsumexp, cummax, cummin | out, x, indices where there are such | [`params::RowParams`] |
 //! | [`Matmul`]: in batches, bias, activation | out, a, b, bias | [`params::MatmulParams`] |
@@ -81,7 +81,7 @@ pub use kernel::{
     FusedSource, FusedStep, Gather, HeadSize, HeldRow, IntMatmul, JoinRows, Kernel, Layout, LossReduction,
     MAX_GROUPS, Mask, Matmul, MatmulJoin, MatmulSimd, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad,
     PadMode, Pointwise, Pool, PoolOp, ProductStore, Reduce, ReduceOp, ReduceOutput, ReduceStage,
-    ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore, RowThreads, Scan, ScanOp, Scatter,
+    ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore, RowSum, RowThreads, Scan, ScanOp, Scatter,
     ScatterOp, Search, Sort, SortStep, Tile, Unfold,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

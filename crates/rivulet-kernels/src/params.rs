@@ -119,9 +119,9 @@ pub struct RowParams {
     pub eps: f32,
     /// First element of the kept mean and rstd.
     pub stats: [u32; 2],
-    /// Of a group norm: groups of a sample.
+    /// Of a group norm: groups of a sample. Of a sum that is normalised: first element of the summand.
     pub groups: u32,
-    /// Of a group norm: elements of a channel, at least 1.
+    /// Of a group norm: elements of a channel, at least 1. Of a sum that is kept: its first element.
     pub places: u32,
 }
 

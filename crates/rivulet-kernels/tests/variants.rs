@@ -122,7 +122,10 @@ fn rows() -> Vec<Kernel> {
             (DType::F16, DType::F32),
         ] {
             for size in [128, 256, 512, 1024, 2048, 4096, 8192] {
-                kernels.extend(HeldRow::choose(op, input, output, size, &[0, 4]).map(Kernel::HeldRow));
+                let Some(key) = HeldRow::choose(op, input, output, size, &[0, 4]) else { continue };
+                kernels.push(Kernel::HeldRow(key));
+                let sums = [RowSum::Added, RowSum::Kept].into_iter().filter_map(|sum| key.of_sum(sum));
+                kernels.extend(sums.map(Kernel::HeldRow));
             }
             for store in [RowStore::Whole, RowStore::Ragged, RowStore::Scattered] {
                 for threads in [RowThreads::Few, RowThreads::Many] {

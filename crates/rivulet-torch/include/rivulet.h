@@ -374,6 +374,27 @@ void rivulet_gil_await_turn(void);
 /* What csrc/plan shows to Python: a new reference to a tuple of the type PlanBase and functions. torch_python: path of
  * PyTorch's library with its Python bindings. GIL held. *out is null where a Python error is set. */
 int32_t rivulet_plan_surface(const char *torch_python, void **out);
+/* Of one tape: whether its CPU kernels are faster on several threads. Any thread may use it. */
+typedef struct rivulet_pace rivulet_pace;
+typedef struct {
+  /* What the kernels of the run should use; 0 where the user has fixed it through the environment. */
+  int32_t threads;
+  uint32_t way;
+  int64_t batch;
+  uint64_t began;
+} rivulet_pace_run;
+/* Null where there is no memory for it. */
+rivulet_pace *rivulet_pace_new(void);
+void rivulet_pace_free(rivulet_pace *pace);
+/* A call of a plan with CPU kernels begins and ends, until it has the GIL again: the cores are shared among those. */
+void rivulet_pace_enter(void);
+void rivulet_pace_leave(void);
+/* Around the kernels of one run, inside a CPU access. One that failed has no end. batch: as it is, or -1. */
+void rivulet_pace_begin(const rivulet_pace *pace, int64_t batch, rivulet_pace_run *run);
+void rivulet_pace_end(const rivulet_pace *pace, const rivulet_pace_run *run);
+/* 1 and the nanoseconds that a run usually takes on one thread and on several, of the smallest batch that was measured.
+ * 0 where nothing was. */
+int32_t rivulet_pace_times(const rivulet_pace *pace, uint64_t *one, uint64_t *many);
 
 #ifdef __cplusplus
 }

@@ -6,11 +6,11 @@ mod gpu;
 mod plan;
 
 use plan::{
-    Tensor, binary, capture, contiguous, device_or_skip, equals_eager, in_place, linear, product, run,
+    Tensor, binary, capture, contiguous, device_or_skip, equals_eager, in_place, linear, norm, product, run,
     scaled, soft, unary,
 };
 use rivulet::Device;
-use rivulet::ops::{DType, Op, Scalar, copy, pointwise};
+use rivulet::ops::{DType, Op, Scalar, copy, layer_norm, pointwise};
 use rivulet::plan::Program;
 
 const F: DType = DType::F32;
@@ -326,4 +326,113 @@ fn a_fused_program_follows_its_weights_and_its_inputs() {
         let x = Tensor::random(&device, F, &[3, 40], 50 + round);
         assert_eq!(run(&program, &[&x], &outs, None)[0], model(&[&x]).unwrap()[0].bytes(), "{round}");
     }
+}
+
+/// `layer_norm(x)` with its statistics kept, as PyTorch's forward does; out, mean, rstd.
+fn norm_with_statistics(x: &Tensor, gain: &Tensor, shift: &Tensor) -> rivulet::Result<[Tensor; 3]> {
+    let (out, rows) = (Tensor::empty(x.device(), x.dtype, &x.shape)?, [x.shape[0]]);
+    let [mean, rstd] = [Tensor::empty(x.device(), F, &rows)?, Tensor::empty(x.device(), F, &rows)?];
+    let (kept, factors) = ((mean.view(), rstd.view()), (gain.view(), shift.view()));
+    let (gain, shift) = (Some(&factors.0), Some(&factors.1));
+    layer_norm(x.device(), &out.view(), Some(&kept.0), Some(&kept.1), &x.view(), gain, shift, 1e-5)?;
+    Ok([out, mean, rstd])
+}
+
+#[test]
+fn sums_go_into_normalisations() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16, DType::BF16] {
+        let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, dtype, &[40], seed));
+        let inputs =
+            |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, dtype, &[9, 40], seed)).into();
+        let program = |model: &dyn Fn(&[&Tensor]) -> rivulet::Result<Vec<Tensor>>| {
+            equals_eager(&device, if dtype == F { 0.0 } else { 16.0 }, inputs, model)
+        };
+        let sum = |inputs: &[&Tensor]| binary(Op::Add, inputs[0], inputs[1]);
+
+        let gone = program(&|inputs| Ok(vec![norm(&sum(inputs)?, &gain, &shift)?]));
+        let (names, report) = (kernels(&gone), gone.report());
+        assert!(names.len() == 1 && names[0].starts_with("add_layer_norm"), "{names:?}");
+        assert!(report.fusions[0].starts_with("add into add_layer_norm"), "{report:#?}");
+        assert_eq!(report.arena_bytes, 0);
+
+        let kept = program(&|inputs| {
+            let sum = sum(inputs)?;
+            Ok(vec![norm(&sum, &gain, &shift)?, sum])
+        });
+        let names = kernels(&kept);
+        assert!(names.len() == 1 && names[0].starts_with("add_keep_layer_norm"), "{names:?}");
+
+        let read_again = program(&|inputs| {
+            let sum = sum(inputs)?;
+            let normal = norm(&sum, &gain, &shift)?;
+            Ok(vec![soft(&sum)?, normal])
+        });
+        let names = kernels(&read_again);
+        assert!(names.len() == 2 && names[0].starts_with("add_keep_layer_norm"), "{names:?}");
+
+        let in_its_place = program(&|inputs| {
+            let x = soft(inputs[0])?;
+            pointwise(&device, Op::Add, dtype, &x.view(), &[x.view(), inputs[1].view()], None, &[])?;
+            Ok(vec![norm(&x, &gain, &shift)?])
+        });
+        assert_eq!(kernels(&in_its_place).len(), 2);
+    }
+}
+
+#[test]
+fn sums_stay_apart_from_normalisations_where_the_order_or_their_form_says_so() {
+    let device = device_or_skip!();
+    let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
+    let inputs = |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, F, &[9, 40], seed)).into();
+    let count = |model: &dyn Fn(&[&Tensor]) -> rivulet::Result<Vec<Tensor>>| {
+        let program = equals_eager(&device, 0.0, inputs, model);
+        kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A row for all: read in another way than the rows.
+    let row = count(&|inputs| Ok(vec![norm(&binary(Op::Add, inputs[0], &gain)?, &gain, &shift)?]));
+    assert_eq!(row.len(), 2, "{row:?}");
+    let difference = count(&|inputs| Ok(vec![norm(&binary(Op::Sub, inputs[0], inputs[1])?, &gain, &shift)?]));
+    assert_eq!(difference.len(), 2, "{difference:?}");
+    // The input itself has to get the sum, and rows read it.
+    let kept_in_place = count(&|inputs| {
+        pointwise(&device, Op::Add, F, &inputs[0].view(), &[inputs[0].view(), inputs[1].view()], None, &[])?;
+        Ok(vec![norm(inputs[0], &gain, &shift)?])
+    });
+    assert_eq!(kept_in_place.len(), 2, "{kept_in_place:?}");
+    // A summand is written in between: the norm moves up instead.
+    let written_between = count(&|inputs| {
+        let x = soft(inputs[0])?;
+        let sum = binary(Op::Add, &x, inputs[1])?;
+        in_place(Op::Neg, &x)?;
+        Ok(vec![norm(&sum, &gain, &shift)?, x])
+    });
+    assert!(written_between[1].starts_with("add_layer_norm"), "{written_between:?}");
+    // Both are written in between, summand and factor: neither may move.
+    let stuck = count(&|inputs| {
+        let (x, gain) = (soft(inputs[0])?, unary(Op::Exp, &gain)?);
+        let sum = binary(Op::Add, &x, inputs[1])?;
+        in_place(Op::Neg, &x)?;
+        in_place(Op::Neg, &gain)?;
+        Ok(vec![norm(&sum, &gain, &shift)?, x])
+    });
+    assert!(stuck.iter().all(|kernel| !kernel.starts_with("add_layer_norm")), "{stuck:?}");
+}
+
+#[test]
+fn statistics_that_nobody_reads_are_not_kept() {
+    let device = device_or_skip!();
+    let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
+    let inputs = |seed| vec![Tensor::random(&device, F, &[9, 40], seed)];
+    let unread = equals_eager(&device, 0.0, inputs, |inputs| {
+        let [out, ..] = norm_with_statistics(inputs[0], &gain, &shift)?;
+        Ok(vec![out])
+    });
+    assert!(!kernels(&unread)[0].contains("stats"), "{:?}", kernels(&unread));
+    assert_eq!(unread.report().arena_bytes, 0);
+    let read = equals_eager(&device, 0.0, inputs, |inputs| {
+        let [out, mean, _] = norm_with_statistics(inputs[0], &gain, &shift)?;
+        Ok(vec![out, mean])
+    });
+    assert!(kernels(&read)[0].contains("stats"), "{:?}", kernels(&read));
 }

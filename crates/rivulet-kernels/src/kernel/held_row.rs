@@ -7,6 +7,18 @@ use crate::params::RowParams;
 use crate::shader::{Access, Shader};
 use std::fmt::Write;
 
+/// What a normalisation does to its rows before it looks at them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RowSum {
+    /// Nothing.
+    #[default]
+    None,
+    /// Adds the rows of a second tensor, of the type of the input: one more binding after the op's.
+    Added,
+    /// The same, and writes the sums, in the type of the input: two more bindings.
+    Kept,
+}
+
 /// Key of a row kernel for rows that are held in registers: contiguous ones of up to 8192 elements, whose number and all
 /// offsets are multiples of four. Softmax, log_softmax, layer_norm and rms_norm, with the bindings that [`RowOp`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +33,8 @@ pub struct HeldRow {
     pub threads: RowThreads,
     /// Vectors of four elements that each of them holds: 1, 2, 4 or 8.
     pub vectors: u32,
+    /// What is added first; normalisations alone.
+    pub sum: RowSum,
 }
 
 impl HeldRow {
@@ -35,7 +49,14 @@ impl HeldRow {
         }
         let threads = if size <= 1024 { RowThreads::Few } else { RowThreads::Many };
         let vectors = (size / 4).div_ceil(threads.count()).next_power_of_two();
-        Some(Self { op, input, output, threads, vectors })
+        Some(Self { op, input, output, threads, vectors, sum: RowSum::None })
+    }
+
+    /// The key that normalises sums. The first elements of summand and kept sum are multiples of four, see [`RowParams`].
+    /// None where the op is no normalisation.
+    #[must_use]
+    pub fn of_sum(self, sum: RowSum) -> Option<Self> {
+        matches!(self.op, RowOp::LayerNorm(_) | RowOp::RmsNorm(_)).then_some(Self { sum, ..self })
     }
 
     /// Workgroups for `rows` rows.
@@ -46,11 +67,21 @@ impl HeldRow {
     pub(super) fn label(&self) -> String {
         let (input, output) = (self.input.name(), self.output.name());
         let (threads, vectors) = (self.threads.count(), self.vectors);
-        format!("{}_{input}_{output}_held_{threads}x{vectors}", self.op.label())
+        let sum = match self.sum {
+            RowSum::None => "",
+            RowSum::Added => "add_",
+            RowSum::Kept => "add_keep_",
+        };
+        format!("{sum}{}_{input}_{output}_held_{threads}x{vectors}", self.op.label())
     }
 
     pub(super) fn bindings(&self) -> u32 {
         self.op.bindings()
+            + match self.sum {
+                RowSum::None => 0,
+                RowSum::Added => 1,
+                RowSum::Kept => 2,
+            }
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -122,7 +153,24 @@ impl HeldRow {
 
     /// Mean, then the mean square of what is left; see `row_norm.wgsl`.
     fn norm(&self, mut shader: Shader, key: Norm, centered: bool) -> Shader {
-        let load = self.each("var x$V = vec4<f32>();\nif ($IN) { x$V = load_four_x(source + $E); }");
+        let load = self.each(match self.sum {
+            RowSum::None => "var x$V = vec4<f32>();\nif ($IN) { x$V = load_four_x(source + $E); }",
+            RowSum::Added => {
+                "var x$V = vec4<f32>();\nif ($IN) { x$V = load_four_x(source + $E) + load_four_summand(summands + $E); }"
+            }
+            RowSum::Kept => {
+                "var x$V = vec4<f32>();\nif ($IN) {\nx$V = load_four_x(source + $E) + load_four_summand(summands + $E);\n\
+                 if (wanted < p.rows) { store_four_sum(sums + $E, x$V); }\n}"
+            }
+        });
+        let load = match self.sum {
+            RowSum::None => load,
+            RowSum::Added => format!("let summands = p.groups + row * p.size;\n{load}"),
+            RowSum::Kept => {
+                let places = "let summands = p.groups + row * p.size;\nlet sums = p.places + row * p.size;";
+                format!("{places}\n{load}")
+            }
+        };
         let mut statistics = "var mean = 0.0;\nvar left_over = 0.0;\n".to_owned();
         if centered {
             statistics += &self.each("mean += total(x$V);");
@@ -154,6 +202,12 @@ impl HeldRow {
             }
             shader = shader.operand("rstd", stats, Access::Store);
             write += "store_rstd(p.stats.y + row, rstd);\n}";
+        }
+        if self.sum != RowSum::None {
+            shader = shader.operand("summand", self.input, Access::LoadFour);
+        }
+        if self.sum == RowSum::Kept {
+            shader = shader.operand("sum", self.input, Access::StoreFour);
         }
         shader.set("LOAD", load).set("STATISTICS", statistics).set("WRITE", write)
     }

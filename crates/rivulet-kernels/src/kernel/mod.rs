@@ -32,7 +32,7 @@ pub use attention::{Attention, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use fused::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep};
-pub use held_row::HeldRow;
+pub use held_row::{HeldRow, RowSum};
 pub use index::{Gather, Scatter, ScatterOp};
 pub use int_matmul::IntMatmul;
 pub use join_rows::JoinRows;

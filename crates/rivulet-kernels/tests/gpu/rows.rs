@@ -5,7 +5,7 @@ use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
 use rivulet_kernels::params::RowParams;
-use rivulet_kernels::{DType, HeldRow, Kernel, Norm, Row, RowOp, Scan, ScanOp};
+use rivulet_kernels::{DType, HeldRow, Kernel, Norm, Row, RowOp, RowSum, Scan, ScanOp};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -402,6 +402,62 @@ fn scans_along_any_dimension() {
                     want,
                     "{op:?} {input_type:?} {output_type:?} [{outer}, {size}, {inner}]"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_are_normalised_in_registers_and_kept_where_they_are_wanted() {
+    need_device!();
+    let eps = 1e-5;
+    let norm = Norm { weight: true, bias: false, stats: None };
+    for dtype in FLOATS {
+        for op in [RowOp::LayerNorm(norm), RowOp::RmsNorm(norm)] {
+            for (key, size) in held(op, dtype) {
+                for sum in [RowSum::Added, RowSum::Kept] {
+                    let (rows, key) = (9, key.of_sum(sum).unwrap());
+                    let (x, y) = (numbers(dtype, rows * size, 1), numbers(dtype, rows * size + 12, 2));
+                    let weight = numbers(dtype, size + 4, 3);
+                    let sums: Vec<f64> = x.iter().zip(&y[12..]).map(|(x, y)| x + y).collect();
+                    let mut want = Vec::new();
+                    for row in sums.chunks(size) {
+                        let centered = matches!(op, RowOp::LayerNorm(_));
+                        let mean = if centered { row.iter().sum::<f64>() / size as f64 } else { 0.0 };
+                        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size as f64;
+                        let rstd = 1.0 / (variance + eps).sqrt();
+                        want.extend(
+                            row.iter().zip(&weight[4..]).map(|(x, weight)| (x - mean) * rstd * weight),
+                        );
+                    }
+                    let params = RowParams {
+                        offsets: [4, 0, 4, 0],
+                        rows: rows as u32,
+                        size: size as u32,
+                        inner: 1,
+                        eps: eps as f32,
+                        groups: 12,
+                        places: 8,
+                        ..Default::default()
+                    };
+                    let bytes = dtype.size() as usize;
+                    let (mut out, mut kept) =
+                        (vec![0; (rows * size + 4) * bytes], vec![0; (rows * size + 8) * bytes]);
+                    let mut outputs = vec![&mut out];
+                    if sum == RowSum::Kept {
+                        outputs.push(&mut kept);
+                    }
+                    let inputs = [encode(dtype, &x), encode(dtype, &weight), encode(dtype, &y)];
+                    let kernel = Kernel::HeldRow(key);
+                    apply_kernel(kernel, key.groups(params.rows), params, &mut outputs, &inputs);
+                    let what = format!("{key:?} of {size}");
+                    assert_close(&decode(dtype, &out)[4..], &want, tolerance(dtype) * 4.0 + 5e-5, &what);
+                    if sum == RowSum::Kept {
+                        let (before, got) = kept.split_at(8 * bytes);
+                        assert!(before.iter().all(|&byte| byte == 0), "{what}");
+                        assert_close(&decode(dtype, got), &sums, tolerance(dtype), &what);
+                    }
+                }
             }
         }
     }

@@ -210,7 +210,7 @@ thread_local! {
 
 /// See `rivulet.h`.
 #[unsafe(no_mangle)]
-extern "C" fn rivulet_kernel_threads() -> i32 {
+pub(super) extern "C" fn rivulet_kernel_threads() -> i32 {
     enter_or(0, || {
         KERNEL_THREADS.with(|state| {
             let (left, last) = state.get();
@@ -221,14 +221,19 @@ extern "C" fn rivulet_kernel_threads() -> i32 {
     })
 }
 
-#[cold]
-fn look_at_threads() -> i32 {
-    // Both ask the system, which takes longer than many an op. 0 cores: the user has fixed the number.
+/// The cores that kernels may share; 0 where the user has fixed the number of their threads.
+pub(super) fn kernel_cores() -> usize {
+    // Both ask the system, which takes longer than many an op.
     static CORES: OnceLock<usize> = OnceLock::new();
-    let cores = *CORES.get_or_init(|| match config::fixes_kernel_threads(&*config::env()) {
+    *CORES.get_or_init(|| match config::fixes_kernel_threads(&*config::env()) {
         true => 0,
         false => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-    });
+    })
+}
+
+#[cold]
+fn look_at_threads() -> i32 {
+    let cores = kernel_cores();
     if cores == 0 {
         return 0;
     }

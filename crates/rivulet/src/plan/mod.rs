@@ -48,8 +48,10 @@ mod program;
 mod report;
 mod schedule;
 pub(crate) mod tap;
+mod threads;
 
 pub use compile::Fusion;
 pub use noting::{Noting, Span};
 pub use program::{Fresh, OutputPlace, Program};
 pub use report::{CommandReport, ProgramReport};
+pub use threads::{Callers, Pace, Way};

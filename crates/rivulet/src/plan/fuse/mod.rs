@@ -5,6 +5,7 @@
 
 mod chains;
 mod copies;
+mod norms;
 mod product;
 
 use super::command::{Bound, Command, Dispatch, SlotId, Work};
@@ -25,6 +26,8 @@ pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     copies::drop_copies(draft);
     product::take_biases(draft)?;
     product::take_activations(draft)?;
+    norms::forget_statistics(draft)?;
+    norms::take_sums(draft)?;
     chains::join(draft)?;
     draft.drop_unread();
     Ok(())
