@@ -20,8 +20,8 @@ STATUS = {"passed": 0, "failed": 1, "incomplete": 2, "could not run": 2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=float, help="time for all parts together (5; 2 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="fewer checks and rounds: about half a minute")
+    parser.add_argument("--minutes", type=float, default=5.0, help="time for all parts together (5)")
+    parser.add_argument("--quick", action="store_true", help="fewer checks and rounds: about half a minute where nothing else runs")
     parser.add_argument(
         "--part", action="append", choices=[part.name for part in PARTS], metavar="NAME",
         help="only this part; may be given again: " + ", ".join(part.name for part in PARTS),
@@ -42,7 +42,7 @@ def selected(names: Sequence[str] | None) -> list[Part]:
 
 def main(options: argparse.Namespace, parts: Sequence[Part] | None = None) -> int:
     """Runs the parts, prints the page and writes the JSON. See :data:`STATUS` for what it returns."""
-    minutes = options.minutes if options.minutes is not None else (2.0 if options.quick else 5.0)
+    minutes = options.minutes
     if not minutes > 0 or not options.patience > 0:
         print(f"--minutes is {minutes:g} and --patience {options.patience:g}: both must be above 0", file=sys.stderr)
         return 2

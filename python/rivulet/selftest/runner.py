@@ -92,6 +92,9 @@ def run(parts: Sequence[Part], options: Options, tell: Progress) -> Iterator[Par
     for number, part in enumerate(parts):
         weights = sum(other.weight for other in parts[number:])
         share = max(0.0, end - time.monotonic()) * part.weight / weights
+        if part.name == "machine":
+            # Nothing goes on without its facts, and a busy machine may take long to import PyTorch.
+            share = max(share, START)
         found = PartResult(part)
         begun = time.monotonic()
         interrupt = None

@@ -12,7 +12,7 @@ from .. import compare
 from ..registry import Failed
 from . import forms
 from .forms import FLOATS, INTEGERS, values
-from .table import Case
+from .table import Case, graded
 
 UNARY = (
     "abs acos acosh asin asinh atan atanh ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 floor frac "
@@ -30,7 +30,6 @@ BINARY_INTEGER = (
 )
 DIVISIONS = "div floor_divide fmod remainder gcd lcm bitwise_left_shift bitwise_right_shift"
 TRUTHS = "bitwise_and bitwise_or bitwise_xor eq logical_and logical_or logical_xor ne maximum minimum"
-UNSIGNED = {torch.uint8}
 
 Formed = Iterable[tuple[str, tuple[torch.Tensor, ...]]]
 
@@ -65,8 +64,11 @@ def _named(names: str, home: Any = torch) -> Iterator[tuple[str, Callable[..., A
         yield name, getattr(home, name)
 
 
-def _entries() -> Iterator[tuple[str, str, tuple[torch.dtype, ...], Callable[..., Any], Callable[[torch.dtype], Formed]]]:
-    """Family, op, types, call, and what makes the operands of a type."""
+#: Family, op, types, call, and what makes the operands of a type.
+Entries = Iterator[tuple[str, str, tuple[torch.dtype, ...], Callable[..., Any], Callable[[torch.dtype], Formed]]]
+
+
+def _entries() -> Entries:
     for name, call in _named(UNARY):
         yield "pointwise", name, FLOATS, call, forms.unary
     for name, call in _named(ACTIVATIONS, F):
@@ -102,9 +104,55 @@ def _entries() -> Iterator[tuple[str, str, tuple[torch.dtype, ...], Callable[...
         # A float outside of an integer type's range has no value to be held to.
         bounded = lambda x, t=target: (x.nan_to_num(1, 2, 3).abs() if x.is_floating_point() else x).to(t)  # noqa: E731
         yield "copies", f"to {str(target)[6:]}", every, bounded, forms.unary
+    yield from _gradients()
     yield from _rows()
     yield from _places()
     yield from _products()
+
+
+def _gradients() -> Entries:
+    """The result too. Float16 sums its gradients in its own order on the CPU, so float32 alone is held to it."""
+    one = FLOATS[:1]
+    for name in "relu gelu silu tanh sigmoid softplus mish hardsigmoid hardswish hardtanh leaky_relu elu celu selu logsigmoid".split():
+        yield "gradients", name, one, graded(getattr(F, name)), _some
+    yield "gradients", "gelu by tanh", one, graded(lambda x: F.gelu(x, approximate="tanh")), _some
+    for name in ("hardshrink", "softshrink", "relu6", "softsign"):
+        yield "gradients", name, one, graded(getattr(F, name)), _some
+    yield "gradients", "elu in place", one, graded(lambda x: F.elu(x * 1, inplace=True)), _some
+    yield "gradients", "threshold", one, graded(lambda x: F.threshold(x, 0.5, 2.0)), _some
+    yield "gradients", "glu", one, graded(lambda x: F.glu(torch.cat([x, x * 2], 0), 0)), _some_rows
+    yield "gradients", "layer_norm", one, graded(lambda x: F.layer_norm(x, x.shape[-1:]) * 3), _at_least_two
+    yield "gradients", "softmax", one, graded(lambda x: x.softmax(-1)), _some_rows
+    yield "gradients", "log_softmax", one, graded(lambda x: x.log_softmax(-1)), _some_rows
+    yield "gradients", "embedding", one, graded(_embed), _some_rows
+    yield "gradients", "embedding by frequency", one, graded(lambda x: _embed(x, True)), _some_rows
+    for name in ("mse_loss", "smooth_l1_loss", "huber_loss"):
+        yield "gradients", name, one, graded(lambda x, y, f=name: getattr(F, f)(x, y.sign())), _some_pairs
+    for name, call in _named("xlog1py", torch.special):
+        yield "pointwise", name, FLOATS, lambda x, y, f=call: f(x, y.abs()), forms.binary
+    for name in ("igamma", "igammac"):
+        positive = lambda x, y, f=name: getattr(torch, f)(*(v.nan_to_num(1, 9, 9).abs() + 0.1 for v in (x, y)))  # noqa: E731
+        yield "pointwise", name, one, positive, forms.binary
+    yield "pointwise", "ldexp", one, lambda x, y: torch.ldexp(x, y.round()), forms.binary
+    yield "pointwise", "isfinite of sums", FLOATS, lambda x: torch.isfinite(x + x) | torch.isnan(x * 2), forms.unary
+
+
+def _embed(x: torch.Tensor, by_frequency: bool = False) -> torch.Tensor:
+    places = torch.arange(9, device=x.device) * 5 % len(x)
+    return F.embedding(places, x, scale_grad_by_freq=by_frequency)
+
+
+def _some(dtype: torch.dtype) -> Formed:
+    """Finite values: what a gradient does at infinity is nobody's contract."""
+    for name, (x,) in forms.unary(dtype):
+        if x.numel() > 1:
+            yield name, (x.nan_to_num(0.25, 3, -3),)
+
+
+def _some_pairs(dtype: torch.dtype) -> Formed:
+    for name, (x, y) in forms.binary(dtype, large=False):
+        if x.shape == y.shape and x.numel() > 1:
+            yield name, (x.nan_to_num(0.25, 3, -3), y)
 
 
 def _into_a_view(x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +161,7 @@ def _into_a_view(x: torch.Tensor) -> torch.Tensor:
     return target
 
 
-def _rows() -> Iterator[tuple[str, str, tuple[torch.dtype, ...], Callable[..., Any], Callable[[torch.dtype], Formed]]]:
+def _rows() -> Entries:
     numbers = (*FLOATS, torch.int64, torch.int32)
     for name in ("sum", "amax", "amin", "argmax", "argmin", "cumsum", "cummax"):
         yield "reductions", name, numbers, lambda x, n=name: getattr(x, n)(-1), forms.rows
@@ -146,7 +194,7 @@ def _at_least_two(dtype: torch.dtype) -> Formed:
     return ((name, tensors) for name, tensors in _some_rows(dtype) if tensors[0].shape[-1] > 1)
 
 
-def _places() -> Iterator[tuple[str, str, tuple[torch.dtype, ...], Callable[..., Any], Callable[[torch.dtype], Formed]]]:
+def _places() -> Entries:
     every = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)
 
     def places(x: torch.Tensor, size: int, count: int) -> torch.Tensor:
@@ -178,10 +226,11 @@ def _scatter_add(x: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(x).scatter_add(1, torch.arange(x.shape[1], device=x.device).flip(0).expand(x.shape), x)
 
 
-def _products() -> Iterator[tuple[str, str, tuple[torch.dtype, ...], Callable[..., Any], Callable[[torch.dtype], Formed]]]:
+def _products() -> Entries:
     def pairs(dtype: torch.dtype) -> Formed:
         for n, k, m in ((1, 1, 1), (7, 33, 5), (33, 64, 17), (65, 130, 70), (1, 257, 40), (128, 128, 128), (5, 0, 3)):
             yield f"[{n}, {k}] x [{k}, {m}]", (values(dtype, n, k), values(dtype, k, m))
+        yield "few results of long rows", (values(dtype, 4, 6000), values(dtype, 6000, 8))
         yield "transposed", (values(dtype, 40, 24).t(), values(dtype, 33, 40).t())
         yield "from odd offsets", (values(dtype, 600)[3:591].view(21, 28), values(dtype, 600)[1:589].view(28, 21))
 
@@ -229,8 +278,6 @@ def sweeps(seed: int = 0) -> list[tuple[str, Case]]:
     found: list[tuple[int, str, Case]] = []
     for family, op, dtypes, call, operands in _entries():
         for dtype in dtypes:
-            if dtype in UNSIGNED and op in ("neg",):
-                continue
             name = str(dtype)[6:]
             judge = over(call, lambda make=operands, dtype=dtype: make(dtype), seed)  # type: ignore[misc]
             found.append((order[dtype], family, Case(f"{op} {name}", judge, name)))
