@@ -3,7 +3,7 @@
 Tells its parent over a pipe what it is about to do and what came of it, a line of JSON each, so that the parent knows the
 check's name whatever becomes of this process:
 
-    {"event": "plan", "checks": [[name, group], …]}
+    {"event": "plan", "checks": [[name, group, vital], …]}
     {"event": "begin", "index": 3}              and "progress" from checks that take long
     {"event": "end", "index": 3, "outcome": "passed", "seconds": 0.1, "message": "", "facts": {…}}
     {"event": "over", "index": 7}               the time ended before check 7
@@ -79,7 +79,7 @@ def main(text: str) -> int:
     torch.manual_seed(context.seed)
     part = Part(asked["part"], "", 1, asked["module"])
     checks = part.checks(context)
-    line.tell("plan", checks=[[check.name, check.group] for check in checks])
+    line.tell("plan", checks=[[check.name, check.group, check.vital] for check in checks])
     for index in range(asked["first"], len(checks)):
         # One check always runs, however short the time: it may be what the person asked for.
         if context.left() <= 0 and index > asked["first"]:

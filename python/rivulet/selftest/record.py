@@ -18,6 +18,8 @@ SCHEMA = 1
 def verdict(parts: Sequence[PartResult], wanted: int) -> str:
     """ "passed", "failed", "incomplete" (nothing failed, but not everything was run) or "could not run"."""
     states = [part.state for part in parts]
+    if any(part.vital_failure() for part in parts):
+        return "could not run"
     if "failed" in states:
         return "failed"
     if not any(part.count("passed") for part in parts):

@@ -71,6 +71,8 @@ class Check:
     """Returns where it is true; raises :class:`Failed`, :class:`NotHere`, or whatever a broken device raises."""
     group: str = ""
     """The line of the report that it is counted in."""
+    vital: bool = False
+    """Where it fails, nothing else can be run."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class Result:
     """What became of one check."""
 
     name: str
-    group: str
+    group: str = ""
+    vital: bool = False
     outcome: str = "left out"
     """"passed", "failed", "not here" (says nothing about this machine) or "left out"."""
     message: str = ""
@@ -58,9 +59,15 @@ class PartResult:
     def count(self, outcome: str) -> int:
         return sum(result.outcome == outcome for result in self.results)
 
+    def vital_failure(self) -> bool:
+        """A check failed without which nothing else can be run."""
+        return any(result.vital and result.outcome == "failed" for result in self.results)
+
     @property
     def state(self) -> str:
         """ "failed", "could not run", "incomplete" (nothing failed, something was left out) or "passed"."""
+        if self.vital_failure():
+            return "could not run"
         if self.count("failed"):
             return "failed"
         if self.broken and not self.count("passed"):
@@ -106,7 +113,7 @@ def run(parts: Sequence[Part], options: Options, tell: Progress) -> Iterator[Par
         yield found
         if interrupt is not None:
             raise interrupt
-        if part.name == "machine" and not found.count("passed"):
+        if found.vital_failure() or (part.name == "machine" and not found.count("passed")):
             return
 
 
@@ -125,7 +132,7 @@ def _run_part(found: PartResult, seconds: float, options: Options, tell: Progres
         result = found.results[child.index]
         if result.outcome != "left out":
             # It had come through that check.
-            result = Result("the end of the process", "", seconds=0.0)
+            result = Result("the end of the process")
             found.results.append(result)
         result.outcome, result.message, result.output = "failed", stopped, child.output()
         result.seconds = round(time.monotonic() - child.begun, 3)
@@ -217,7 +224,7 @@ class _Child:
     def _take(self, message: dict[str, Any]) -> bool:
         event, found = message["event"], self.found
         if event == "plan" and not found.results:
-            found.results = [Result(name, group) for name, group in message["checks"]]
+            found.results = [Result(*described) for described in message["checks"]]
         elif event == "begin":
             self.index, self.begun = message["index"], time.monotonic()
             self.tell(f"{found.part.name}: {found.results[self.index].name}")

@@ -18,9 +18,9 @@ from ..registry import Check, Context, Failed, NotHere
 
 def checks(context: Context) -> list[Check]:
     return [
-        Check("the installation", _installation),
+        Check("the installation", _installation, vital=True),
         Check("the machine", _machine),
-        Check("a first operation", _first_operation),
+        Check("a first operation", _first_operation, vital=True),
         Check("the adapter that was asked for", _asked_for),
         Check(f"{THREADS} threads have streams of their own", _streams),
     ]
