@@ -116,6 +116,8 @@ def test_a_part_that_is_not_there_and_no_time_are_usage_errors(tmp_path):
     assert selftest(tmp_path, "--part", "surgery")[0].returncode == 2
     done, _ = selftest(tmp_path, "--minutes", "0")
     assert done.returncode == 2 and "--minutes is 0" in done.stderr and not list(tmp_path.glob("*.json"))
+    done, _ = selftest(tmp_path, "--json", "nowhere/x.json")
+    assert done.returncode == 2 and "nowhere/x.json cannot be written" in done.stderr and done.stdout == ""
 
 
 # --- children that die, hang and run out of time ---------------------------------------------------------------------

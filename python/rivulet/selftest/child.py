@@ -66,6 +66,7 @@ def main(text: str) -> int:
         quick=asked["quick"],
         seed=asked["seed"],
         deadline=time.monotonic() + asked["seconds"],
+        patience=asked["patience"],
         on_progress=line.progress,
     )
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -46,6 +47,12 @@ def main(options: argparse.Namespace, parts: Sequence[Part] | None = None) -> in
     if not minutes > 0 or not options.patience > 0:
         print(f"--minutes is {minutes:g} and --patience {options.patience:g}: both must be above 0", file=sys.stderr)
         return 2
+    if options.json is not None:
+        try:
+            options.json.touch()
+        except OSError as error:
+            print(f"--json: {options.json} cannot be written: {error.strerror}", file=sys.stderr)
+            return 2
     asked = runner.Options(minutes, options.quick, options.seed, options.patience, options.adapter)
     parts = selected(options.part) if parts is None else parts
     line = _Progress()
@@ -61,8 +68,12 @@ def main(options: argparse.Namespace, parts: Sequence[Part] | None = None) -> in
     names = [part.name for part in parts]
     made = record.record(found, asked, names, begun, time.monotonic() - clock)
     path = _write(made, options.json)
-    print(report.page(made))
-    print(report.last_line(made, str(path)), flush=True)
+    try:
+        print(report.page(made))
+        print(report.last_line(made, str(path)), flush=True)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return STATUS[made["verdict"]]
 
 

@@ -25,6 +25,8 @@ class Context:
     seed: int = 0
     deadline: float = float("inf")
     """On the clock of ``time.monotonic``: checks that go in rounds end here."""
+    patience: float = 60.0
+    """Seconds without :meth:`progress` after which the process is ended; what a check waits for is bounded below it."""
     on_progress: Callable[[], None] = field(default=lambda: None, repr=False)
     facts: dict[str, Any] = field(default_factory=dict)
     """What the running check has to tell beside its outcome; JSON values. Emptied before each check."""
@@ -32,6 +34,11 @@ class Context:
     def left(self) -> float:
         """Seconds until the part's time is over; may be negative."""
         return self.deadline - time.monotonic()
+
+    @property
+    def wait(self) -> float:
+        """Seconds that a check waits for something that has to come."""
+        return self.patience / 2
 
     def progress(self) -> None:
         """Says that a long check goes on, so that nobody takes it for one that hangs."""
@@ -102,8 +109,8 @@ PARTS = (
     Part("machine", "what is here", 1),
     Part("kernels", "ops beside the CPU", 9),
     Part("events", "events and streams", 1.5),
-    Part("hazards", "threads that share tensors", 3),
-    Part("threads", "31 threads, bit for bit as one", 6),
+    Part("hazards", "threads that share tensors", 2.5),
+    Part("threads", "31 threads, bit for bit as one", 8),
     Part("patterns", "what other backends get wrong with threads", 3),
     Part("memory", "memory levels off", 2),
     Part("plans", "plans and joined calls", 1.5),

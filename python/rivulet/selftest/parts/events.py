@@ -126,7 +126,7 @@ def _other_threads(context: Context) -> None:
                 finally:
                     recorded.set()
                 return
-            _expect(recorded.wait(30), "the recording thread did not come")
+            _expect(recorded.wait(context.wait), "the recording thread did not come")
             event.wait() if index % 2 else event.synchronize()
             got = x.cpu().unique().tolist()
             _expect(got == [number], f"round {number}, thread {index}: {got} instead of {number}")
@@ -166,7 +166,7 @@ def _current(context: Context) -> None:
     def body(index: int) -> tuple[int, int]:
         torch.ones(1, device="mps")
         before: int = torch.mps.current_stream().stream_id
-        together.wait(60)
+        together.wait(context.wait)
         (torch.ones(8, device="mps") * index).sum().item()
         return before, torch.mps.current_stream().stream_id
 

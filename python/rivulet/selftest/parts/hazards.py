@@ -131,7 +131,7 @@ def _handed(context: Context, first: Callable[[int], torch.Tensor], then: Callab
 
     def take() -> None:
         number = 0
-        while (x := inbox.get(timeout=60)) is not None:
+        while (x := inbox.get(timeout=context.wait)) is not None:
             then(number, x)
             number += 1
 
@@ -240,16 +240,16 @@ def _freed(context: Context) -> None:
         try:
             for number in context.rounds(40, 400, 5.0):
                 x = torch.full((2048,), float(number), device="mps")
-                inbox.put(x, timeout=60)
+                inbox.put(x, timeout=context.wait)
                 del x
                 # May get the memory that has just been freed.
                 torch.full((2048,), -1.0, device="mps")
         finally:
-            inbox.put(None, timeout=60)
+            inbox.put(None, timeout=context.wait)
 
     def use() -> None:
         number = 0
-        while (x := inbox.get(timeout=60)) is not None:
+        while (x := inbox.get(timeout=context.wait)) is not None:
             total = x * 2
             del x
             _all(total, 2 * number, f"round {number}, memory given to others while it was read")
@@ -296,15 +296,15 @@ def _pipeline(context: Context) -> None:
         for number in range(rounds):
             context.progress()
             if index == 0:
-                stages[0].put(torch.full((333,), float(number % 50), device="mps"), timeout=60)
+                stages[0].put(torch.full((333,), float(number % 50), device="mps"), timeout=context.wait)
             elif index < 4:
-                x = stages[index - 1].get(timeout=60)
-                stages[index].put(x.mul_(3).add_(index) if index % 2 else x * 3 + index, timeout=60)
+                x = stages[index - 1].get(timeout=context.wait)
+                stages[index].put(x.mul_(3).add_(index) if index % 2 else x * 3 + index, timeout=context.wait)
             else:
                 value = float(number % 50)
                 for stage in range(1, 4):
                     value = value * 3 + stage
-                _all(stages[3].get(timeout=60), value, f"value {number} after three threads")
+                _all(stages[3].get(timeout=context.wait), value, f"value {number} after three threads")
 
     crew(5, body)
 

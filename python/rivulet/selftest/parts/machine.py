@@ -80,14 +80,15 @@ def _first_operation(context: Context) -> None:
 
 def _asked_for(context: Context) -> None:
     asked = os.environ.get("RIVULET_ADAPTER")
-    if asked is None:
-        raise NotHere("RIVULET_ADAPTER is not set")
-    adapter = rivulet.adapter()
-    if asked.isdecimal():
-        wanted = rivulet.adapters()[int(asked)].name
-        right = adapter.name == wanted
+    if asked in (None, "", "auto"):
+        raise NotHere("RIVULET_ADAPTER leaves the choice")
+    adapter, adapters = rivulet.adapter(), rivulet.adapters()
+    if asked == "host":
+        right = adapter.backend == "host"
+    elif asked.isdecimal() and int(asked) < len(adapters):
+        right = adapter.name == adapters[int(asked)].name
     else:
-        right = asked.lower() in f"{adapter.name} {adapter.backend} {adapter.driver}".lower()
+        right = asked.lower() in adapter.name.lower()
     if not right:
         raise Failed(f"RIVULET_ADAPTER={asked}, but {adapter.name} ({adapter.backend}) is in use")
 
@@ -102,7 +103,7 @@ def _streams(context: Context) -> None:
         if value != 4 * index:
             raise Failed(f"thread {index} got {value} instead of {4 * index}")
         number: int = torch.mps.current_stream().stream_id
-        together.wait(30)
+        together.wait(context.wait)
         return number
 
     numbers = crew(count, stream)

@@ -6,13 +6,14 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..crew import crew
+from ..crew import THREADS, crew
 from ..registry import Check, Context, Failed, NotHere
 
 MIB = 1 << 20
@@ -152,14 +153,22 @@ def _forwards(context: Context, waits: bool) -> None:
 def _threads(context: Context) -> None:
     model = nn.Linear(64, 64).eval().to("mps")
 
-    def body(index: int) -> None:
+    def body(together: threading.Barrier) -> None:
         with torch.no_grad():
-            model(torch.ones(64, 64, device="mps")).sum().item()
+            y = model(torch.ones(64, 64, device="mps"))
+            y.sum().item()
+        # Every stream there is has its memory by then, whichever threads come later.
+        together.wait(context.wait)
 
-    crew(16, body)
+    def all_at_once() -> None:
+        together = threading.Barrier(THREADS)
+        crew(THREADS, lambda _: body(together))
+
+    for _ in range(2):
+        all_at_once()
     before = settled()
-    for _ in context.rounds(3, 30, 5.0):
-        crew(16, body)
+    for _ in context.rounds(2, 20, 5.0):
+        all_at_once()
     after = settled()
     if after[0] != before[0] or after[1] > before[1] + 4 * MIB:
         raise Failed(f"allocated and driver bytes went from {before} to {after} with threads that came and went")

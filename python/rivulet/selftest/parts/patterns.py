@@ -353,7 +353,7 @@ def _new_threads(context: Context) -> None:
     for number in range(40 if context.quick else 400):
         thread = threading.Thread(target=double, daemon=True)
         thread.start()
-        got = results.get(timeout=60)
+        got = results.get(timeout=context.wait)
         thread.join()
         context.progress()
         if got != 512:

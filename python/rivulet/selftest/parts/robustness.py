@@ -162,11 +162,11 @@ def _exhausted(context: Context) -> None:
     def body(index: int) -> str:
         if index < size - 1:
             torch.ones(4, device="mps").sum().item()
-            together.wait(60)
-            over.wait(60)
+            together.wait(context.wait)
+            over.wait(context.wait)
             return ""
         try:
-            together.wait(60)
+            together.wait(context.wait)
             torch.ones(4, device="mps")
         except RuntimeError as error:
             return str(error)
@@ -183,20 +183,21 @@ def _exhausted(context: Context) -> None:
         raise Failed(f"after the pool was exhausted: {sums}")
 
 
-def _child(code: str, timeout: float = 60) -> tuple[int, str]:
+def _child(context: Context, code: str) -> tuple[int, str]:
+    context.progress()
     prelude = "import torch\nfrom rivulet import _load\n_load.ensure()\n"
     try:
         done = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-c", prelude + code],
-            capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=0.9 * context.patience, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Failed(f"a process did not end within {timeout:.0f} s") from None
+        raise Failed(f"a process did not end within {0.9 * context.patience:.0f} s") from None
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
 def _interrupt(context: Context) -> None:
-    status, text = _child("""
+    status, text = _child(context, """
 import os, signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 x = torch.ones(256, 256, device="mps")
@@ -215,7 +216,7 @@ except KeyboardInterrupt:
 
 
 def _exit(context: Context) -> None:
-    status, text = _child("""
+    status, text = _child(context, """
 import threading
 x = torch.ones(256, 256, device="mps")
 def work():
@@ -235,7 +236,7 @@ print("ends")
 def _fork(context: Context) -> None:
     if sys.platform == "darwin":
         raise NotHere("Apple's libraries do not take a fork without exec; use the 'spawn' method")
-    status, text = _child("""
+    status, text = _child(context, """
 import os
 torch.ones(4, device="mps").sum().item()
 child = os.fork()

@@ -19,10 +19,14 @@ _SLOW = 0.25
 
 def checks(context: Context) -> list[Check]:
     torch.set_num_threads(1)
-    made = [Check(f"{name}, float32", _checked(name, torch.float32), "float32") for name in NAMES]
+    dtypes = (torch.float32,) if context.quick else (torch.float32, torch.float16)
+    kinds = [(name, dtype) for dtype in dtypes for name in NAMES]
+    made = []
+    for number, (name, dtype) in enumerate(kinds):
+        text = str(dtype)[6:]
+        # The time is shared out evenly over what is left, so that a slow device does few rounds of all.
+        made.append(Check(f"{name}, {text}", _checked(name, dtype, len(kinds) + 1 - number), text))
     made.append(Check("another workload on each thread", _in_turns, "float32"))
-    if not context.quick:
-        made += [Check(f"{name}, float16", _checked(name, torch.float16), "float16") for name in NAMES]
     return made
 
 
@@ -38,7 +42,7 @@ def _reference(work: Callable[[], list[torch.Tensor]]) -> list[torch.Tensor]:
     return alone
 
 
-def _checked(name: str, dtype: torch.dtype) -> Callable[[Context], None]:
+def _checked(name: str, dtype: torch.dtype, left: int) -> Callable[[Context], None]:
     def run(context: Context) -> None:
         rivulet.reset_fallback_counts()
         work = workloads(dtype, context.quick)[name]
@@ -50,7 +54,7 @@ def _checked(name: str, dtype: torch.dtype) -> Callable[[Context], None]:
             work = workloads(dtype, True)[name]
             alone = _reference(work)
         context.facts["compared"] = 0
-        for _ in context.rounds(2, 30, 10.0):
+        for _ in context.rounds(2, 30, min(10.0, 0.8 * context.left() / left)):
             context.facts["compared"] += _round(context, work, alone)
         if fallbacks := rivulet.fallback_counts():
             context.facts["fallbacks"] = fallbacks
