@@ -24,6 +24,8 @@ from .registry import Part
 LIVES = 6
 #: Seconds that a child has to import PyTorch and open the device, beside its patience.
 START = 120.0
+#: And to end, which is PyTorch's own time too.
+END = 60.0
 _TAIL = 3000
 
 
@@ -213,9 +215,9 @@ class _Child:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     finished = self._take(json.loads(line)) or finished
-                silent_since, patience = time.monotonic(), self.options.patience
+                silent_since, patience = time.monotonic(), self.options.patience + (END if finished else 0.0)
         try:
-            status = self.process.wait(self.options.patience)
+            status = self.process.wait(self.options.patience + END)
         except subprocess.TimeoutExpired:
             return "the process closed its pipe and did not end"
         if status == 0 and finished:
