@@ -63,6 +63,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_adapters_json": (_STATUS, (_TEXT,)),
     "rivulet_adapter_json": (_STATUS, (_TEXT,)),
     "rivulet_report_json": (_STATUS, (_TEXT,)),
+    "rivulet_kernels_json": (_STATUS, (_TEXT,)),
     "rivulet_string_free": (None, (c_char_p,)),
     "rivulet_in_bad_fork": (_STATUS, ()),
     "rivulet_shutdown": (None, ()),
@@ -231,6 +232,11 @@ class Native:
     def report(self) -> dict[str, Any]:
         """Streams, pool use, memory, adapter, settings. Takes no slot."""
         return dict(self._take_json("rivulet_report_json"))
+
+    def kernels(self) -> dict[str, Any]:
+        """GPU kernels: "families" and "pointwise_ops" that there are, those "compiled" so far, those "refused" by the
+        driver's compiler. Takes no slot."""
+        return dict(self._take_json("rivulet_kernels_json"))
 
     def in_bad_fork(self) -> bool:
         """True in a process forked after the device was used."""

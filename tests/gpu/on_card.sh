@@ -3,7 +3,7 @@
 # is beside PyTorch CUDA. Needs the library built (./run setup, or python build_native.py), and for the parts in Rust their
 # examples: cargo build --release -p rivulet --examples. Each part writes a file into the folder; with no part named, all run.
 #
-#   tests/gpu/on_card.sh FOLDER [right|opinfo|threads|models|beside|latency|h200|rust|plans|published]...
+#   tests/gpu/on_card.sh FOLDER [selftest|right|opinfo|threads|models|beside|latency|h200|rust|plans|published]...
 #
 # RIVULET_ADAPTER names the card (nvidia), EXAMPLES the folder of the built examples.
 set -uo pipefail
@@ -25,6 +25,8 @@ part() { # part NAME COMMAND...: its output into a file, its last lines here
     [ $status = 0 ] || failed+=("$name")
 }
 
+# What users run; five minutes and its JSON.
+selftest() { RIVULET_ACCELERATOR=mps python -m rivulet selftest --minutes 5 --json "$folder/selftest.json"; }
 right() { RIVULET_ACCELERATOR=mps python tests/python/native_cases.py pointwise reductions products shapes_and_places gradients images places \
     random_numbers models threads; }
 # Needs the package expecttest, as PyTorch's own test suite does.
@@ -50,7 +52,7 @@ plans() { RIVULET_ACCELERATOR=cuda python benchmarks/plans_gpu.py --seconds "$se
 
 published() { RIVULET_ACCELERATOR=cuda python benchmarks/published.py --seconds "$seconds" --out "$folder/published.json"; }
 
-all="right opinfo threads models beside latency h200 rust plans published"
+all="selftest right opinfo threads models beside latency h200 rust plans published"
 for name in ${*:-$all}; do
     case " $all " in *" $name "*) ;; *) echo "no part $name; there are $all" >&2; exit 2 ;; esac
     part "$name" "$name"

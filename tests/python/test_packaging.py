@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,9 +49,10 @@ def test_wheel_holds_the_library_of_this_torch_and_no_other(wheel):
         [entry_points] = [archive.read(n).decode() for n in names if n.endswith(".dist-info/entry_points.txt")]
     libraries = [Path(name) for name in names if Path(name).suffix in {".so", ".dylib"}]
     assert [path.stem for path in libraries] == [f"librivulet_torch-{MINOR}"]
-    assert "rivulet/py.typed" in names
+    assert "rivulet/py.typed" in names and "rivulet/selftest/parts/kernels.py" in names
     assert f"Requires-Dist: torch=={MINOR}.*" in metadata
     assert "[torch.backends]\nrivulet = rivulet:_autoload" in entry_points
+    assert "[console_scripts]\nrivulet = rivulet.__main__:main" in entry_points
     assert not any(name.startswith(("tests/", "demo/", "crates/")) for name in names)
 
 
@@ -83,3 +85,8 @@ def test_installed_wheel_comes_alive_with_import_torch(wheel, tmp_path):
     run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--ignore-installed", str(wheel)])
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     assert run([python, "-c", SCRIPT], cwd=tmp_path, env=env).stdout == "alive\n"
+    # What a first user runs.
+    command = [str(tmp_path / "venv" / "bin" / "rivulet"), "selftest", "--quick", "--part", "patterns", "--json", "x.json"]
+    assert "\nPASSED: " in run(command, cwd=tmp_path, env=env).stdout
+    made = json.loads((tmp_path / "x.json").read_text())
+    assert made["versions"]["library_path"].startswith(str(own))

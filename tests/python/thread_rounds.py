@@ -13,53 +13,10 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import rivulet
 import torch
-import torch.nn.functional as F
-from torch import nn
-
-Workload = Callable[[], list[torch.Tensor]]
-
-
-def workloads(dtype: torch.dtype) -> dict[str, Workload]:
-    torch.manual_seed(0)
-
-    def there(*shape: int) -> torch.Tensor:
-        return torch.randn(shape).to("mps", dtype)
-
-    def ready(module: nn.Module) -> nn.Module:
-        return module.eval().to("mps", dtype)
-
-    layer = ready(nn.TransformerEncoderLayer(256, 4, 512, batch_first=True))
-    attention = ready(nn.MultiheadAttention(256, 4, batch_first=True))
-    norm = ready(nn.LayerNorm(768))
-    mlp = ready(nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 128)))
-    tokens, batch, long = there(2, 8, 256), there(8, 256), there(16, 512, 768)
-    packed = there(2, 24, 3, 4, 32)
-    left, right = there(32, 64, 128), there(32, 128, 64)
-    image = there(6, 40, 72)
-
-    def packed_attention() -> list[torch.Tensor]:
-        q, k, v = packed.permute(2, 0, 3, 1, 4).contiguous()
-        return [F.scaled_dot_product_attention(q, k, v).transpose(1, 2).contiguous()]
-
-    def strided_copies() -> list[torch.Tensor]:
-        target = torch.zeros(40, 6, 144, device="mps", dtype=dtype)
-        target[:, :, ::2].copy_(image.transpose(0, 1))
-        target[:, 1::2, 1::4] = image.transpose(0, 1)[:, ::2, 1::2]
-        return [target, image.permute(2, 0, 1).contiguous(), image[1::2, ::3, 5:].contiguous(), image.mT.reshape(-1)]
-
-    return {
-        "TransformerEncoderLayer(256, 4 heads)": lambda: [layer(tokens)],
-        "MultiheadAttention": lambda: list(attention(tokens, tokens, tokens)),
-        "packed QKV": packed_attention,
-        "strided copies": strided_copies,
-        "bmm [32, 64, 128]": lambda: [torch.bmm(left, right)],
-        "LayerNorm [16, 512, 768]": lambda: [norm(long)],
-        "MLP 256-512-128": lambda: [mlp(batch)],
-    }
+from rivulet.selftest.workloads import workloads
 
 
 def main() -> int:

@@ -38,6 +38,9 @@ int32_t rivulet_adapters_json(char **out);
 int32_t rivulet_adapter_json(char **out);
 /* JSON of streams, pool use, memory, adapter, settings. Takes no slot. */
 int32_t rivulet_report_json(char **out);
+/* JSON of GPU kernels: the families and the pointwise ops that there are, which kernels were compiled so far, and which
+ * the driver's compiler refused, with its words. Takes no slot. */
+int32_t rivulet_kernels_json(char **out);
 void rivulet_string_free(char *text);
 /* 1 in a process forked after the device was used. */
 int32_t rivulet_in_bad_fork(void);

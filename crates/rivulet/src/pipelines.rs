@@ -187,6 +187,20 @@ impl<K: Eq + Hash + Clone> Pipelines<K> {
         }
     }
 
+    /// Calls `look` for every kernel that was asked for and is settled: its key, and the compiler's error where it will
+    /// never be there. In no order. Any thread; one that is being compiled meanwhile may be left out.
+    pub fn for_each(&self, mut look: impl FnMut(&K, Option<&HalError>)) {
+        let mut table = Some(&self.first);
+        while let Some(now) = table {
+            for place in now.places.iter().filter_map(OnceLock::get) {
+                if let Some(outcome) = place.outcome.get() {
+                    look(&place.key, outcome.as_ref().err());
+                }
+            }
+            table = now.next.get().map(Box::as_ref);
+        }
+    }
+
     /// Kernels that are compiled.
     pub fn len(&self) -> usize {
         let mut count = 0;
@@ -297,6 +311,32 @@ mod tests {
             other_done.wait();
         });
         assert_eq!(pipelines.len(), 1001);
+    }
+
+    #[test]
+    fn what_was_compiled_and_what_never_will_be_is_told_and_what_may_yet_be_is_not() {
+        let pipelines = Pipelines::default();
+        let refused =
+            |label: &str| HalError::Compile { label: label.to_owned(), reason: "line 3".to_owned() };
+        // More than the first table's places, so that the second is looked at too.
+        for key in 0..1000 {
+            assert!(pipelines.get(&key, || kernel("good")).unwrap().is_ok());
+        }
+        assert!(pipelines.get(&1000, || Err(refused("bad"))).unwrap().is_err());
+        assert!(
+            pipelines
+                .get(&1001, || Err(HalError::OutOfMemory { requested: 1, detail: String::new() }))
+                .unwrap()
+                .is_err()
+        );
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        pipelines.for_each(|&key, error| match error {
+            None => good.push(key),
+            Some(error) => bad.push((key, error.to_string())),
+        });
+        good.sort_unstable();
+        assert_eq!(good, (0..1000).collect::<Vec<_>>());
+        assert_eq!(bad, [(1000, refused("bad").to_string())]);
     }
 
     #[test]

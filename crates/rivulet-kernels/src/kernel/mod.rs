@@ -148,6 +148,26 @@ macro_rules! each_family {
     };
 }
 
+/// The families' names, in one list that the compiler holds against the enum.
+macro_rules! families {
+    ($($family:ident)*) => {
+        impl Kernel {
+            /// Every family's name: the variants of [`Kernel`], in their order.
+            pub const FAMILIES: &[&str] = &[$(stringify!($family),)*];
+
+            /// The name of this kernel's family, one of [`Kernel::FAMILIES`].
+            pub const fn family(&self) -> &'static str {
+                match self { $(Self::$family(_) => stringify!($family),)* }
+            }
+        }
+    };
+}
+
+families! {
+    Pointwise Row HeldRow Matmul MatmulJoin MatmulSimd Reduce Gather Scatter Scan Attention NormColumns ChannelNorm Sort
+    Conv Pad Nll EmbeddingGradient Pool Resample Unfold Search IntMatmul Fused JoinRows
+}
+
 impl Kernel {
     /// A name that no other kernel has, for reports, error texts and the pipeline cache.
     pub fn label(&self) -> String {

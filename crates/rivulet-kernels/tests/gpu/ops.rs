@@ -174,7 +174,7 @@ fn functions_of_special_values() {
         (Op::Erf, libm::erff),
         (Op::Erfc, libm::erfcf),
         (Op::Relu, |x| if x.is_nan() { x } else { x.max(0.0) }),
-        (Op::Sign, |x| if x == 0.0 || x.is_nan() { x + 0.0 } else { x.signum() }),
+        (Op::Sign, |x| if x == 0.0 || x.is_nan() { 0.0 } else { x.signum() }),
         (Op::IsNan, |x| f32::from(u8::from(x.is_nan()))),
         (Op::IsInf, |x| f32::from(u8::from(x.is_infinite()))),
         (Op::IsFinite, |x| f32::from(u8::from(x.is_finite()))),

@@ -207,6 +207,14 @@ fn gradients_and_losses() {
 }
 
 #[test]
+fn a_step_at_nan_is_that_below_zero_as_in_pytorch() {
+    need_device!();
+    let a = [f32::NAN, -1.0, -0.0, 0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY];
+    let got = floats(Op::Heaviside, &[], &[&a, &[7.0; 7]]);
+    assert_eq!(got, [0.0, 0.0, 7.0, 7.0, 1.0, 1.0, 0.0]);
+}
+
+#[test]
 fn integers_have_common_multiples_and_steps() {
     need_device!();
     for dtype in [DType::I64, DType::I32, DType::I8] {

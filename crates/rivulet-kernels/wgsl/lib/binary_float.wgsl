@@ -120,7 +120,7 @@ fn f_heaviside(a: f32, b: f32) -> f32 {
     if (is_zero(a)) {
         return b;
     }
-    return keep_nan(a, select(0.0, 1.0, a > 0.0));
+    return select(0.0, 1.0, a > 0.0 && !is_nan(a));
 }
 fn f_mse(a: f32, b: f32) -> f32 {
     return (a - b) * (a - b);

@@ -8,11 +8,9 @@ fn f_neg(x: f32) -> f32 {
 fn f_abs(x: f32) -> f32 {
     return bitcast<f32>(bitcast<u32>(x) & 0x7fffffffu);
 }
+// Of a NaN it is 0, as PyTorch's is.
 fn f_sign(x: f32) -> f32 {
-    if (is_nan(x)) {
-        return x;
-    }
-    return select(with_sign(1.0, x), 0.0, is_zero(x));
+    return select(with_sign(1.0, x), 0.0, is_zero(x) || is_nan(x));
 }
 fn f_square(x: f32) -> f32 {
     return x * x;

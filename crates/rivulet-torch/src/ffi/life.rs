@@ -3,6 +3,7 @@
 use super::answer;
 use super::error::{ERROR, Failure, enter, enter_or, fail};
 use crate::python;
+use rivulet::ops::{Kernel, Op};
 use rivulet::{Device, config};
 use rivulet_hal::{AdapterInfo, Backend};
 use serde_json::{Value, json};
@@ -115,6 +116,45 @@ unsafe extern "C" fn rivulet_report_json(out: *mut *mut c_char) -> i32 {
         };
         // SAFETY: by contract.
         unsafe { give_text(out, &value) }
+    })
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - `out` is valid for writes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_kernels_json(out: *mut *mut c_char) -> i32 {
+    enter(|| {
+        let value = kernels(Device::global_if_open());
+        // SAFETY: by contract.
+        unsafe { give_text(out, &value) }
+    })
+}
+
+fn kernels(device: Option<&Device>) -> Value {
+    let (mut compiled, mut refused) = (Vec::new(), Vec::new());
+    if let Some(device) = device {
+        device.pipelines().for_each(|kernel, error| {
+            let op = match kernel {
+                Kernel::Pointwise(key) => Some(key.op.label()),
+                _ => None,
+            };
+            let mut entry = json!({ "family": kernel.family(), "label": kernel.label(), "op": op });
+            match error {
+                None => compiled.push(entry),
+                Some(error) => {
+                    entry["error"] = json!(error.to_string());
+                    refused.push(entry);
+                }
+            }
+        });
+    }
+    json!({
+        "families": Kernel::FAMILIES,
+        "pointwise_ops": Op::ALL.iter().map(|op| op.label()).collect::<Vec<_>>(),
+        "compiled": compiled,
+        "refused": refused,
     })
 }
 

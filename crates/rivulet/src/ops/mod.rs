@@ -56,7 +56,7 @@ pub use random::random;
 pub use reduce::reduce;
 pub use resample::{ResampleMode, resample, resample_backward};
 pub use rivulet_kernels::params::Scalar;
-pub use rivulet_kernels::{DType, Op, ReduceOp, ScanOp, ScatterOp};
+pub use rivulet_kernels::{DType, Kernel, Op, ReduceOp, ScanOp, ScatterOp};
 pub use rows::{layer_norm, rms_norm, scan, scan_with_places, softmax, softmax_backward};
 pub use search::search;
 pub use sort::sort;

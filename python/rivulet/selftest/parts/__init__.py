@@ -1,0 +1,1 @@
+"""The parts of the selftest: a module each, with ``checks(context)``."""
