@@ -177,7 +177,23 @@ bool is_accelerator() {
   return accelerator;
 }
 
+namespace {
+
+// A registry ends the process over a key that is registered twice; this makes it throw instead.
+class Throwing {
+ public:
+  Throwing() {
+    at::MPSHooksRegistry()->SetTerminate(false);
+  }
+  ~Throwing() {
+    at::MPSHooksRegistry()->SetTerminate(true);
+  }
+};
+
+} // namespace
+
 void register_hooks() {
+  Throwing throwing;
   auto registry = at::MPSHooksRegistry();
   constexpr auto kName = "MPSHooks";
   bool present = registry->Has(kName);

@@ -50,6 +50,9 @@ void take_over_parts(bool later) {
 void register_everything(rivulet::AcceleratorChoice choice) {
   using c10::DispatchKey;
   using rivulet::library;
+  auto marker = c10::Dispatcher::singleton().findSchema({"aten::add", "Tensor"});
+  TORCH_CHECK(
+      !marker || !rivulet::has_ours(*marker, DispatchKey::MPS), "Rivulet has registered mps in this process already");
   // First, as the one part that may have to be refused.
   rivulet::register_hooks();
   rivulet::QuietOverrides quiet;

@@ -114,6 +114,14 @@ assert (x + x).cpu().sum() == 32
 assert torch.special.erfinv(x * 0).cpu().sum() == 0
 torch.mps.synchronize()
 assert all(calls()[part] > before[part] for part in PARTS), (before, calls())
+# Another attempt is refused as well, and does not end the process.
+from rivulet import _load, _native
+try:
+    _native.Native(_load.find_library(_load.torch_minor(torch.__version__))).register(0)
+except _native.LibraryError as error:
+    assert "already registered" in str(error), error
+else:
+    raise AssertionError("registered")
 report = rivulet.doctor()
 assert not report["available"] and "already created" in report["reason"], report["reason"]
 """
