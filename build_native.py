@@ -64,6 +64,9 @@ def build(out: Path, torch_dir: Path) -> Path:
     if (ROOT / "Cargo.lock").exists():
         command.append("--locked")
     env = dict(os.environ, RIVULET_TORCH_DIR=str(torch_dir))
+    if sys.platform == "darwin":
+        # For Rust and C++ alike; without it each takes a default of its own, and the linker warns of the difference.
+        env.setdefault("MACOSX_DEPLOYMENT_TARGET", "13.0")
     done = subprocess.run(command, cwd=ROOT, env=env)
     if done.returncode != 0:
         raise BuildError(f"`{' '.join(command)}` failed with exit code {done.returncode}; its output is above")

@@ -26,7 +26,7 @@ OPINFO = TESTS / "opinfo"
 MAIN_TORCH = "2.11.0"
 NEXT_TORCH = "2.15.0"
 # What must hold on the newer PyTorch too; the rest runs on the main one.
-NEXT_TORCH_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py", "test_models.py"]
+NEXT_TORCH_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py", "test_models.py", "test_takeover.py"]
 FAST_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py"]
 # On two cores a part takes at most two minutes.
 VULKAN_PARTS = 5

@@ -45,6 +45,11 @@ fn main() {
     println!("cargo::rustc-link-search=native={}", torch.join("lib").display());
     println!("cargo::rustc-link-lib=dylib=torch_cpu");
     println!("cargo::rustc-link-lib=dylib=c10");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "macos") {
+        // The default is the path in the build folder, and the file is moved. PyTorch's libraries are found by their
+        // install names among those that `import torch` has loaded.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-install_name,@rpath/librivulet_torch.dylib");
+    }
     println!("cargo::rustc-cfg=adaptor");
 }
 

@@ -16,6 +16,7 @@
 #include "aten/host_scope.h"
 #include "aten/kernels.h"
 #include "aten/random.h"
+#include "aten/takeover.h"
 #include "native/nested.h"
 #include "native/scope.h"
 #include "native/table.h"
@@ -271,6 +272,22 @@ void fallback(const c10::OperatorHandle& op, Stack* stack) {
   run(plan_for(op), op, stack, layout);
 }
 
+// The keys at which the fallback is ours. Written while PyTorch is loaded, read after.
+std::unordered_set<c10::DispatchKey>& fallbacks() {
+  static auto* keys = new std::unordered_set<c10::DispatchKey>();
+  return *keys;
+}
+
+template <c10::DispatchKey layout>
+void register_fallback(torch::Library& library, c10::DispatchKey key) {
+  if (c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(key)) {
+    note_displaced({"fallback", "", c10::toString(key), "", "every op it served has a kernel of Rivulet", false});
+    return;
+  }
+  library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback<layout>>());
+  fallbacks().insert(key);
+}
+
 // Ops without a CPU kernel of their own that are still better run whole on the CPU than taken apart into mps ops.
 constexpr struct {
   const char* name;
@@ -319,7 +336,7 @@ void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
     auto op = dispatcher.findSchema(name);
     // A kernel at MPS beside a composite one would cut autograd, unless the op has a derivative of its own.
     if (op && op->hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
-        !op->hasKernelForDispatchKey(c10::DispatchKey::MPS) &&
+        !has_ours(*op, c10::DispatchKey::MPS) &&
         (!op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
          op->hasKernelForDispatchKey(c10::DispatchKey::Autograd))) {
       take<c10::DispatchKey::CPU>(aten, *op);
@@ -327,11 +344,26 @@ void register_cpu_path(torch::Library& aten, torch::Library& fallback_library) {
   }
   for (const auto& whole : kWhole) {
     if (auto op = dispatcher.findSchema({whole.name, whole.overload});
-        op && !op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
+        op && !has_ours(*op, c10::DispatchKey::MPS)) {
       take<c10::DispatchKey::CPU>(aten, *op);
     }
   }
-  fallback_library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback<c10::DispatchKey::CPU>>());
+  register_fallback<c10::DispatchKey::CPU>(fallback_library, c10::DispatchKey::MPS);
+}
+
+void take_cpu_path(torch::Library& library, const c10::OperatorHandle& op, c10::DispatchKey layout) {
+  switch (layout) {
+    case c10::DispatchKey::SparseCPU:
+      return take<c10::DispatchKey::SparseCPU>(library, op);
+    case c10::DispatchKey::SparseCsrCPU:
+      return take<c10::DispatchKey::SparseCsrCPU>(library, op);
+    default:
+      return take<c10::DispatchKey::CPU>(library, op);
+  }
+}
+
+bool has_our_fallback(c10::DispatchKey key) {
+  return fallbacks().count(key) != 0;
 }
 
 namespace {
@@ -345,12 +377,12 @@ void register_layout(torch::Library& aten, torch::Library& fallback_library, c10
       continue;
     }
     auto op = dispatcher.findSchema(name);
-    if (op && op->hasKernelForDispatchKey(layout) && !op->hasKernelForDispatchKey(device_layout) &&
+    if (op && op->hasKernelForDispatchKey(layout) && !has_ours(*op, device_layout) &&
         !op->hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) {
       take<layout>(aten, *op);
     }
   }
-  fallback_library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback<layout>>());
+  register_fallback<layout>(fallback_library, device_layout);
 }
 
 } // namespace

@@ -1,7 +1,9 @@
 // The CPU path of one op: operands down to the CPU, results back up.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
+#include <torch/library.h>
 
 #include <optional>
 #include <string>
@@ -97,5 +99,11 @@ class OpScope {
 // Inside a catch block: an allocation failure of a CPU kernel becomes torch.OutOfMemoryError naming the op;
 // anything else goes on as it is.
 [[noreturn]] void rethrow_as_device_error(const c10::Error& error, const std::string& op);
+
+// Registers the CPU path of one op by its name. `layout`: the CPU's key of the tensors it is called for.
+void take_cpu_path(torch::Library& library, const c10::OperatorHandle& op, c10::DispatchKey layout);
+
+// Whether ops without a kernel at this key go the CPU path by the fallback of ours; another's cannot be replaced.
+bool has_our_fallback(c10::DispatchKey key);
 
 } // namespace rivulet

@@ -11,6 +11,7 @@
 #include "aten/cpu_path.h"
 #include "aten/host_scope.h"
 #include "aten/kernels.h"
+#include "aten/takeover.h"
 #include "native/nested.h"
 #include "native/table.h"
 
@@ -142,7 +143,7 @@ struct Hot<Op, Result(Args...)> {
 template <typename Op>
 void take(torch::Library& aten) {
   auto op = c10::Dispatcher::singleton().findSchema({Op::name, Op::overload_name});
-  if (op && op->hasKernelForDispatchKey(c10::DispatchKey::MPS)) {
+  if (op && has_ours(*op, c10::DispatchKey::MPS)) {
     return; // has a shorter way
   }
   aten.impl(

@@ -127,6 +127,14 @@ c10::DeviceAllocator& device_allocator() {
   return *allocator;
 }
 
+c10::Allocator* present_allocator() {
+  try {
+    return c10::GetAllocator(c10::kMPS);
+  } catch (const c10::Error&) {
+    return nullptr; // how PyTorch says that there is none
+  }
+}
+
 c10::Allocator& pinned_allocator() {
   static auto* allocator = new PinnedAllocator();
   return *allocator;

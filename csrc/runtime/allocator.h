@@ -12,6 +12,9 @@ inline const c10::Device kDevice{c10::kMPS, 0};
 // The allocator behind every mps storage. Thread-safe; a new allocation belongs to the calling thread's stream.
 c10::DeviceAllocator& device_allocator();
 
+// The allocator that PyTorch has for mps now; null where there is none.
+c10::Allocator* present_allocator();
+
 // Host memory that the device may read in place; `is_pinned` is true for its pointers alone.
 c10::Allocator& pinned_allocator();
 bool is_pinned(const void* data);

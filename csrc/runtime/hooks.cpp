@@ -3,6 +3,7 @@
 #include <ATen/detail/MPSHooksInterface.h>
 #include <torch/version.h>
 
+#include "aten/takeover.h"
 #include "runtime/allocator.h"
 #include "runtime/generator.h"
 #include "runtime/status.h"
@@ -176,22 +177,44 @@ bool is_accelerator() {
   return accelerator;
 }
 
+namespace {
+
+// A registry ends the process over a key that is registered twice; this makes it throw instead.
+class Throwing {
+ public:
+  Throwing() {
+    at::MPSHooksRegistry()->SetTerminate(false);
+  }
+  ~Throwing() {
+    at::MPSHooksRegistry()->SetTerminate(true);
+  }
+};
+
+} // namespace
+
 void register_hooks() {
+  Throwing throwing;
   auto registry = at::MPSHooksRegistry();
-  TORCH_CHECK(
-      !registry->Has("MPSHooks"),
-      "PyTorch already has hooks for mps: it was built with MPS, or another backend for mps is installed");
+  constexpr auto kName = "MPSHooks";
+  bool present = registry->Has(kName);
+  // Higher than PyTorch's own: an equal priority ends the process, whichever of the two comes second.
+  constexpr auto kPriority = c10::REGISTRY_PREFERRED;
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 15
-  registry->Register("MPSHooks", [] { return std::unique_ptr<at::MPSHooksInterface>(new MPSHooks()); });
+  registry->Register(kName, [] { return std::unique_ptr<at::MPSHooksInterface>(new MPSHooks()); }, kPriority);
 #else
-  registry->Register("MPSHooks", [](at::MPSHooksArgs args) {
-    return std::unique_ptr<at::MPSHooksInterface>(new MPSHooks(args));
-  });
+  registry->Register(
+      kName,
+      [](at::MPSHooksArgs args) { return std::unique_ptr<at::MPSHooksInterface>(new MPSHooks(args)); },
+      kPriority);
 #endif
-  // PyTorch creates its hooks object once, at first use, and keeps it.
+  // PyTorch creates its hooks object once, at first use, keeps it, and does not tell whether it has one.
   TORCH_CHECK(
       dynamic_cast<const MPSHooks*>(&at::detail::getMPSHooks()) != nullptr,
-      "mps was used before rivulet was loaded: PyTorch has already created its hooks");
+      "mps was used before rivulet was loaded: PyTorch has already created its hooks",
+      present ? " of another backend for mps" : "");
+  if (present) {
+    note_displaced({"hooks", kName, "", "", "the hooks of Rivulet", false});
+  }
 }
 
 } // namespace rivulet

@@ -1,4 +1,5 @@
 // The one entry point of the library for PyTorch's side. Nothing is registered before it is called.
+#include <c10/core/Allocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 #include <torch/version.h>
@@ -8,6 +9,7 @@
 #include "aten/kernel_memory.h"
 #include "aten/kernel_threads.h"
 #include "aten/kernels.h"
+#include "aten/takeover.h"
 #include "native/direct.h"
 #include "native/encoder.h"
 #include "native/nested.h"
@@ -25,36 +27,37 @@ std::string& last_error() {
   return text;
 }
 
-bool has_allocator() {
-  try {
-    return c10::GetAllocator(c10::kMPS) != nullptr;
-  } catch (const c10::Error&) {
-    return false;
+// Takes the place of whatever allocator and guard are there, at load and where another library has replaced ours since.
+// The highest priority: an allocator that is set later loses. A guard that is set later wins, and is found.
+void take_over_parts(bool later) {
+  constexpr uint8_t kHighest = UINT8_MAX;
+  c10::Allocator* present = rivulet::present_allocator();
+  if (present != &rivulet::device_allocator()) {
+    if (present != nullptr) {
+      rivulet::note_displaced({"allocator", "", "", "", "the allocator of Rivulet", later});
+    }
+    c10::SetAllocator(c10::kMPS, &rivulet::device_allocator(), kHighest);
   }
-}
-
-// A registration is for the life of the process: PyTorch's dispatcher keeps the kernels, and tensors may outlive
-// every static object.
-torch::Library& library(const char* ns, c10::DispatchKey key) {
-  return *new torch::Library(torch::Library::IMPL, ns, key, __FILE__, __LINE__);
-}
-
-void check_unclaimed() {
-  TORCH_CHECK(!has_allocator(), "PyTorch already has an allocator for mps; is another backend for mps installed?");
-  TORCH_CHECK(
-      !c10::impl::hasDeviceGuardImpl(c10::kMPS),
-      "PyTorch already has a device guard for mps; is another backend for mps installed?");
-  TORCH_CHECK(
-      !c10::Dispatcher::singleton().hasBackendFallbackForDispatchKey(c10::DispatchKey::MPS),
-      "PyTorch already has a fallback for mps kernels; is another backend for mps installed?");
+  bool has_guard = c10::impl::hasDeviceGuardImpl(c10::kMPS);
+  if (!has_guard || c10::impl::getDeviceGuardImpl(c10::kMPS) != &rivulet::device_guard()) {
+    if (has_guard) {
+      rivulet::note_displaced({"guard", "", "", "", "the device guard of Rivulet", later});
+    }
+    c10::impl::DeviceGuardImplRegistrar guard(c10::kMPS, &rivulet::device_guard());
+  }
 }
 
 void register_everything(rivulet::AcceleratorChoice choice) {
   using c10::DispatchKey;
-  check_unclaimed();
+  using rivulet::library;
+  auto marker = c10::Dispatcher::singleton().findSchema({"aten::add", "Tensor"});
+  TORCH_CHECK(
+      !marker || !rivulet::has_ours(*marker, DispatchKey::MPS), "Rivulet has registered mps in this process already");
+  // First, as the one part that may have to be refused.
   rivulet::register_hooks();
-  c10::SetAllocator(c10::kMPS, &rivulet::device_allocator());
-  static c10::impl::DeviceGuardImplRegistrar guard(c10::kMPS, &rivulet::device_guard());
+  rivulet::QuietOverrides quiet;
+  rivulet::note_kernels_at_load();
+  take_over_parts(false);
   rivulet::choose_accelerator(choice);
   rivulet::note_default_kernel_threads();
   rivulet::register_kernel_memory();
@@ -72,20 +75,21 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::register_direct(aten, autograd);
   rivulet::register_encoder(aten);
   rivulet::register_hot_ops(aten);
-  rivulet::register_cpu_path(aten, library("_", DispatchKey::MPS));
   auto& sparse = library("aten", DispatchKey::SparseMPS);
   auto& compressed = library("aten", DispatchKey::SparseCsrMPS);
   rivulet::register_compressed_factory(autograd, compressed, library("aten", DispatchKey::SparseCsrCPU));
   rivulet::register_sparse(sparse, compressed);
+  rivulet::note_own_kernels();
+  rivulet::register_cpu_path(aten, library("_", DispatchKey::MPS));
   rivulet::register_sparse_cpu_path(
       sparse, compressed, library("_", DispatchKey::SparseMPS), library("_", DispatchKey::SparseCsrMPS));
+  rivulet::take_over_kernels();
 }
 
-} // namespace
-
-extern "C" int32_t rivulet_adaptor_register(int32_t accelerator) {
+template <typename Body>
+int32_t guarded(Body body) {
   try {
-    register_everything(static_cast<rivulet::AcceleratorChoice>(accelerator));
+    body();
     return RIVULET_OK;
   } catch (const c10::Error& e) {
     last_error() = e.what_without_backtrace();
@@ -95,6 +99,33 @@ extern "C" int32_t rivulet_adaptor_register(int32_t accelerator) {
     last_error() = "unknown C++ exception";
   }
   return RIVULET_ERROR;
+}
+
+} // namespace
+
+extern "C" int32_t rivulet_adaptor_register(int32_t accelerator) {
+  return guarded([&] { register_everything(static_cast<rivulet::AcceleratorChoice>(accelerator)); });
+}
+
+extern "C" int32_t rivulet_adaptor_look_again(const char* op) {
+  return guarded([&] {
+    take_over_parts(true);
+    rivulet::look_again(op ? std::optional<std::string>(op) : std::nullopt);
+  });
+}
+
+extern "C" int32_t rivulet_adaptor_make_room(const char* op) {
+  return guarded([&] { rivulet::make_room(op); });
+}
+
+extern "C" int32_t rivulet_adaptor_displaced(rivulet_displaced_visitor each, void* context) {
+  return guarded([&] {
+    rivulet::list_displaced([&](const rivulet::Displaced& entry) {
+      each(
+          context, entry.part.c_str(), entry.name.c_str(), entry.key.c_str(), entry.from.c_str(), entry.now.c_str(),
+          entry.later);
+    });
+  });
 }
 
 extern "C" const char* rivulet_adaptor_last_error() {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -38,6 +39,7 @@ def doctor(*, probe: bool = False) -> Report:
         probe=None,
         runtime={},
         fallbacks={},
+        displaced=[],
         environment=_environment.survey(),
         patches=[],
     )
@@ -112,6 +114,8 @@ def _examine(report: Report, native: Native, probe: bool) -> None:
         advice.append(
             f"The library is of Rivulet {versions['library']} and the Python package of {__version__}: build it again."
         )
+    # Before anything that may fail: a kernel of another library may be why.
+    report["displaced"] = _displaced(native, advice)
     if native.in_bad_fork():
         report["reason"] = "this process was forked after the device was used"
         advice.append("Start processes with the 'spawn' method, or fork before the first use of mps.")
@@ -147,6 +151,34 @@ def _examine(report: Report, native: Native, probe: bool) -> None:
         )
 
 
+def _displaced(native: Native, advice: list[str]) -> list[dict[str, Any]]:
+    """What others had registered for mps, looked for once more."""
+    try:
+        native.look_again(None)
+        found = native.displaced()
+    except RuntimeError as error:
+        advice.append(f"what other libraries registered for mps cannot be read: {error}")
+        return []
+    advice.extend(
+        f"{entry['name']} is written for PyTorch's own mps backend and cannot run beside Rivulet ({entry['from']}): "
+        "use the CPU for it, or RIVULET_DISABLE=1 for the whole program."
+        for entry in found
+        if entry["later"] and entry["now"].startswith("refused")
+    )
+    return found
+
+
+def _displaced_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+    parts = {f"{e['part']} {e['key']}".strip(): e["now"] for e in found if e["part"] != "kernel"}
+    kernels = Counter(e["now"] for e in found if e["part"] == "kernel" and not e["later"])
+    parts.update({f"{count} kernels": now for now, count in kernels.most_common()})
+    if parts:
+        yield from _section("PyTorch's own mps backend, replaced by", parts)
+    late = {f"{e['name']} ({e['key']})": f"{e['now']} instead of {e['from']}" for e in found if e["later"] and e["name"]}
+    if late:
+        yield from _section("Kernels of other libraries for mps, replaced by", late)
+
+
 def _lines(report: Report) -> Iterator[str]:
     if report["available"]:
         name = (report["adapter"] or {}).get("name", "unknown adapter")
@@ -172,6 +204,7 @@ def _lines(report: Report) -> Iterator[str]:
     if report["available"]:
         counts = sorted(report["fallbacks"].items(), key=lambda item: (-item[1], item[0]))
         yield from _section("Ops on the CPU path of a GPU", dict(counts) or "none")
+    yield from _displaced_lines(report["displaced"])
     if report["environment"]:
         yield from _section(
             "Environment", {f"{v['name']}={v['value']}": f"{v['state']}: {v['effect']}" for v in report["environment"]}

@@ -121,6 +121,9 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_batch_close": (None, (c_void_p,)),
     "rivulet_batch_stats_json": (_STATUS, (c_void_p, _TEXT)),
     "rivulet_torch_register": (_STATUS, (c_int32,)),
+    "rivulet_torch_look_again": (_STATUS, (c_char_p,)),
+    "rivulet_torch_make_room": (_STATUS, (c_char_p,)),
+    "rivulet_torch_displaced_json": (_STATUS, (_TEXT,)),
     "rivulet_torch_built_for": (c_char_p, ()),
     "rivulet_plan_surface": (_STATUS, (c_char_p, POINTER(c_void_p))),
 }
@@ -206,6 +209,22 @@ class Native:
         """Registers the device with PyTorch. accelerator: 0 to look, 1 mps, 2 cuda."""
         if self.c["rivulet_torch_register"](accelerator) != OK:
             raise LibraryError(self._text("rivulet_last_error") or "registration failed without a message")
+
+    def look_again(self, op: str | None) -> None:
+        """Finds what others have registered for mps since: for one op, for new ops (""), or at all (None)."""
+        status = self.c["rivulet_torch_look_again"](None if op is None else op.encode())
+        if status:
+            self.fail(status)
+
+    def make_room(self, op: str) -> None:
+        """Takes back what `look_again` registered for an op that has no kernel for mps."""
+        status = self.c["rivulet_torch_make_room"](op.encode())
+        if status:
+            self.fail(status)
+
+    def displaced(self) -> list[dict[str, Any]]:
+        """What others had registered for mps and is reached no more; see rivulet.h."""
+        return list(self._take_json("rivulet_torch_displaced_json"))
 
     def built_for(self) -> str:
         """The PyTorch version that the library was compiled for."""

@@ -10,7 +10,9 @@ the patch is skipped and the doctor says so: a missing function is better than a
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import importlib.machinery
 import inspect
 import os
 import sys
@@ -21,7 +23,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import _autograd, _batch_queue, _compile, _events, _fast_path, _refs, _storage, _streams
+from . import _autograd, _batch_queue, _compile, _events, _fast_path, _refs, _storage, _streams, _takeover
 from ._native import Native
 
 
@@ -68,6 +70,15 @@ def _add(owner: Any, name: str, value: Any) -> bool:
 
 def _marked(function: Any) -> bool:
     return getattr(function, "__rivulet__", False) is True
+
+
+def _replace(owner: Any, name: str, function: Any) -> bool:
+    """Sets a name whose stock implementation, where there is one, drives PyTorch's own Metal backend."""
+    if _marked(getattr(owner, name, None)):
+        return False
+    function.__rivulet__ = True
+    setattr(owner, name, function)
+    return True
 
 
 def _wrap(owner: type, name: str, wrapper: Callable[[Any], Any], leading: tuple[str, ...] = ()) -> bool:
@@ -189,24 +200,36 @@ def _adapter_facts(native: Native) -> bool:
             raise RuntimeError(f"the driver of adapter {entry['name']!r} does not tell its number of cores")
         return int(count)
 
-    changed = _add(torch._C, "_mps_get_name", get_name)
-    return _add(torch._C, "_mps_get_core_count", get_core_count) or changed
+    changed = _replace(torch._C, "_mps_get_name", get_name)
+    return _replace(torch._C, "_mps_get_core_count", get_core_count) or changed
 
 
-def _refuse(what: str) -> Callable[..., NoReturn]:
+def _refuse(native: Native, what: str, on_metal: str) -> Callable[..., NoReturn]:
+    """`on_metal` says why an adapter of Metal refuses too."""
+
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        adapter = native.adapter()
+        if adapter.get("backend") == "metal":
+            raise RuntimeError(f"{what} is not served on {adapter['name']}: {on_metal}")
         raise RuntimeError(
-            f"{what} needs Apple's Metal, and this mps device does not run on Metal. See rivulet.adapter()"
+            f"{what} needs Apple's Metal, and this mps device runs on {adapter['name']} ({adapter.get('backend')}). "
+            "See rivulet.adapter()"
         )
 
     return refuse
 
 
+_OWN_STREAM = (
+    "PyTorch encodes such kernels into a stream of its own mps backend and takes a tensor's address for a Metal buffer, "
+    "and in this process Rivulet serves mps instead. RIVULET_DISABLE=1 gives PyTorch's own back"
+)
+
+
 def _shaders(native: Native) -> bool:
-    changed = _add(torch._C, "_mps_compileShader", _refuse("torch.mps.compile_shader"))
-    refuse_library = _refuse("torch.mps.load_metallib")
-    changed |= _add(torch._C, "_mps_loadMetalllib", refuse_library)
-    changed |= _add(torch._C, "_mps_loadMetallibFromPath", refuse_library)
+    changed = _replace(torch._C, "_mps_compileShader", _refuse(native, "torch.mps.compile_shader", _OWN_STREAM))
+    refuse_library = _refuse(native, "torch.mps.load_metallib", _OWN_STREAM)
+    changed |= _replace(torch._C, "_mps_loadMetalllib", refuse_library)
+    changed |= _replace(torch._C, "_mps_loadMetallibFromPath", refuse_library)
     return _add(torch.mps, "load_metallib", refuse_library) or changed
 
 
@@ -214,14 +237,18 @@ def _capture(native: Native) -> bool:
     def no() -> bool:
         return False
 
-    changed = _add(torch._C, "_mps_isCaptureEnabled", no)
-    changed |= _add(torch._C, "_mps_isCapturing", no)
-    changed |= _add(torch._C, "_mps_startCapture", _refuse("torch.mps.profiler.metal_capture"))
-    return _add(torch._C, "_mps_stopCapture", lambda: None) or changed
+    def nothing() -> None:
+        return None
+
+    refuse = _refuse(native, "torch.mps.profiler.metal_capture", "its command buffers are not captured")
+    changed = _replace(torch._C, "_mps_isCaptureEnabled", no)
+    changed |= _replace(torch._C, "_mps_isCapturing", no)
+    changed |= _replace(torch._C, "_mps_startCapture", refuse)
+    return _replace(torch._C, "_mps_stopCapture", nothing) or changed
 
 
 def _host_alias(native: Native) -> bool:
-    changed = _add(torch._C, "_mps_host_alias_storage", _storage.host_alias_storage)
+    changed = _set(torch._C, "_mps_host_alias_storage", _storage.host_alias_storage)
     return _add(torch.mps, "_host_alias_storage", _storage.host_alias_storage) or changed
 
 
@@ -282,6 +309,27 @@ def _gradient_streams(native: Native) -> bool:
     switch(False)
     _silenced = True
     return True
+
+
+def _library_loads(native: Native) -> bool:
+    loader = importlib.machinery.ExtensionFileLoader
+    changed = _wrap(ctypes.CDLL, "__init__", _takeover.after_ctypes(native))
+    return _wrap(loader, "create_module", _takeover.after_extension(native)) or changed
+
+
+_IMPL_PARAMETERS = ("self", "op_name", "fn", "dispatch_key")
+
+
+def _library_registrations(native: Native) -> bool:
+    library, namespace = torch.library.Library, getattr(torch._ops, "_OpNamespace", None)
+    collect = getattr(torch.library, "_del_library", None)
+    if namespace is None or collect is None:
+        raise Skip("torch has no _OpNamespace or _del_library; kernels for mps are found when a library is loaded")
+    changed = _wrap(library, "impl", _takeover.around_registration(native), leading=_IMPL_PARAMETERS)
+    changed |= _wrap(library, "_destroy", _takeover.after_withdrawal(native))
+    if not _marked(collect):
+        changed |= _replace(torch.library, "_del_library", _takeover.after_collection(native, collect))
+    return _wrap(namespace, "__getattr__", _takeover.after_lookup(native)) or changed
 
 
 def _python_kernels(native: Native) -> bool:
@@ -360,6 +408,13 @@ PATCHES: tuple[Patch, ...] = (
         _encoder_layer,
     ),
     Patch("torch.nn.MultiheadAttention.__call__", "the same", "none", _attention),
+    Patch(
+        "ctypes.CDLL.__init__",
+        "a library may bring kernels for mps; with the loader of extension modules",
+        "none",
+        _library_loads,
+    ),
+    Patch("torch.library.Library.impl", "the same of Python; with torch.ops", "none", _library_registrations),
     Patch("torch._refs.linalg", "registers a kernel of its own at mps in 2.11", "none", _python_kernels),
 )
 

@@ -327,6 +327,16 @@ int32_t rivulet_batch_stats_json(rivulet_batch_queue *queue, char **out);
  * there. Call once, at the end of `import torch`, GIL held. accelerator: 0 chooses mps where no CUDA device is
  * present, 1 mps, 2 cuda. On failure mps stays unavailable; rivulet_last_error says why. */
 int32_t rivulet_torch_register(int32_t accelerator);
+/* Finds kernels for mps that other libraries have registered since, and puts ours in their place; the allocator and the
+ * device guard likewise. op: an op's name with its overload, "" for the ops that were defined or withdrawn since the
+ * last call, null for all. Any thread, after rivulet_torch_register. */
+int32_t rivulet_torch_look_again(const char *op);
+/* Takes back what the call above registered for an op that has no kernel for mps, before Python registers one. */
+int32_t rivulet_torch_make_room(const char *op);
+/* JSON, a list of what PyTorch or another library had registered for mps and is reached no more: {"part": "hooks",
+ * "allocator", "guard", "fallback" or "kernel", "name", "key", "from", "now", "later"}. *out is freed with
+ * rivulet_string_free. */
+int32_t rivulet_torch_displaced_json(char **out);
 /* The PyTorch version that the C++ adaptor was compiled against, e.g. "2.11.0"; "" where it was left out. */
 const char *rivulet_torch_built_for(void);
 
