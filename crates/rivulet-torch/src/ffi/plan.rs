@@ -96,7 +96,7 @@ impl RawPace {
 #[repr(C)]
 struct RawRun {
     threads: i32,
-    /// 0: not measured, 1: on one thread, 2: on several.
+    /// 0: not measured, 1: to try one thread, 2: to try several, 3: on several, as was found to be better.
     way: u32,
     batch: i64,
     /// Nanoseconds since [`RawRun::clock`]'s zero.
@@ -164,6 +164,7 @@ unsafe extern "C" fn rivulet_pace_begin(pace: *const RawPace, batch: i64, run: *
                 Way::Settled => 0,
                 Way::TryOne => 1,
                 Way::TryMany => 2,
+                Way::Many => 3,
             };
             if begun.way != 0 {
                 begun.began = RawRun::clock();
@@ -186,6 +187,7 @@ unsafe extern "C" fn rivulet_pace_end(pace: *const RawPace, run: *const RawRun) 
         let way = match run.way {
             1 => Way::TryOne,
             2 => Way::TryMany,
+            3 => Way::Many,
             _ => return,
         };
         let time = std::time::Duration::from_nanos(RawRun::clock().saturating_sub(run.began));

@@ -5,7 +5,7 @@
 //! time ([`Callers`]), and a tape that is not faster with them gets one thread ([`Pace`]).
 
 use rivulet_hal::sync::CachePadded;
-use rivulet_hal::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use rivulet_hal::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Calls over which [`Callers`] looks back.
@@ -68,6 +68,13 @@ const WARM: u64 = 1;
 const MEASURED: u64 = 16;
 /// Runs after which all is measured anew: it may have been a bad moment.
 const AGAIN: u64 = 4096;
+/// A tape that takes less on one thread gets one, whatever was measured: it has little to gain, and where others want the
+/// cores a run on several waits for one that is not there, a hundred times as long as it takes.
+const SHORT: u64 = 200_000;
+/// Where a run on several threads takes this many times what one thread usually takes, it was in vain.
+const IN_VAIN: u64 = 2;
+/// Runs in vain, less the others, after which a tape goes back to one thread.
+const ENOUGH: u32 = 3;
 
 /// How a run is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +85,8 @@ pub enum Way {
     TryOne,
     /// On as many as there are, and [`Pace::took`] is told how long it took.
     TryMany,
+    /// The same, after it was found to be faster.
+    Many,
 }
 
 /// Runs of one kind, in nanoseconds.
@@ -117,6 +126,8 @@ pub struct Pace {
     many: Runs,
     /// The answer of the last measurement; 0 none yet, 1 one thread, 2 several.
     settled: AtomicU8,
+    /// Runs on several threads in vain since then, less the others.
+    in_vain: AtomicU32,
 }
 
 impl Pace {
@@ -145,8 +156,10 @@ impl Pace {
             self.many.forget();
             self.runs.store(WARM, Ordering::Relaxed);
         }
-        let one = self.settled.load(Ordering::Relaxed) == 1;
-        (if one { 1 } else { share }, Way::Settled)
+        match self.settled.load(Ordering::Relaxed) {
+            1 => (1, Way::Settled),
+            _ => (share, Way::Many),
+        }
     }
 
     /// A run that was to be measured took so long.
@@ -156,13 +169,28 @@ impl Pace {
             Way::Settled => {}
             Way::TryOne => self.one.add(nanoseconds),
             Way::TryMany => self.many.add(nanoseconds),
+            Way::Many => self.watch(nanoseconds),
+        }
+    }
+
+    /// A decision made in a calm moment is taken back where there is no calm any more.
+    fn watch(&self, nanoseconds: u64) {
+        let Some(one) = self.one.usual() else { return };
+        if nanoseconds > IN_VAIN * one {
+            if self.in_vain.fetch_add(1, Ordering::Relaxed) + 1 >= ENOUGH {
+                self.settled.store(1, Ordering::Relaxed);
+            }
+        } else if self.in_vain.load(Ordering::Relaxed) > 0 {
+            let less = |runs: u32| runs.checked_sub(1);
+            let _ = self.in_vain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
     }
 
     fn settle(&self) {
         let (Some(one), Some(many)) = (self.one.usual(), self.many.usual()) else { return };
         // A gain of less is not worth the other cores.
-        let is_one = one - one / 32 <= many;
+        let is_one = one < SHORT || one - one / 32 <= many;
+        self.in_vain.store(0, Ordering::Relaxed);
         self.settled.store(if is_one { 1 } else { 2 }, Ordering::Relaxed);
     }
 
@@ -267,6 +295,21 @@ mod tests {
             pace.took(way, Duration::from_micros(if threads == 1 { 300 } else { many }));
         }
         assert_eq!(pace.choose(4).0, 1);
+    }
+
+    #[test]
+    fn a_short_tape_gets_one_thread_even_where_it_would_gain() {
+        assert_eq!(run(&Pace::new(), 100, 150, 80), 1);
+    }
+
+    #[test]
+    fn where_the_cores_are_wanted_elsewhere_a_tape_goes_back_to_one_thread() {
+        let pace = Pace::new();
+        assert_eq!(run(&pace, 100, 3000, 1000), 4);
+        assert_eq!(run(&pace, 1, 3000, 17_000), 4);
+        assert_eq!(run(&pace, 10, 3000, 1000), 4);
+        assert_eq!(run(&pace, 10, 3000, 17_000), 1);
+        assert_eq!(run(&pace, AGAIN + 100, 3000, 1000), 4, "until it is measured again");
     }
 
     #[test]
