@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(adaptor)");
     println!("cargo::rerun-if-env-changed=RIVULET_TORCH_DIR");
-    let csrc = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../csrc");
+    // Not at compile time: a target folder that was copied from another checkout would compile that one's C++.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let csrc = Path::new(&here).join("../../csrc");
     println!("cargo::rerun-if-changed={}", csrc.display());
     println!("cargo::rerun-if-changed=include");
 

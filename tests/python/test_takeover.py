@@ -88,8 +88,8 @@ def test_eight_threads_right_after_the_takeover(script: Script) -> None:
     code = """
 from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(8) as pool:
-    first = list(pool.map(work, range(8)))
-    assert first == list(pool.map(work, range(8))) or len(set(first)) == 8
+    # Each compares its numbers with the CPU's.
+    assert all(loss > 0 for loss in pool.map(work, range(16)))
 assert_unreached()
 """
     assert script(BEFORE + WORK + code).stderr == ""
