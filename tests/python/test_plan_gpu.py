@@ -53,6 +53,10 @@ assert ", 10 commands," in text, text
 layer = nn.TransformerEncoderLayer(384, 12, 1536, batch_first=True, activation="gelu")
 text = commands(nn.TransformerEncoder(layer, 6, enable_nested_tensor=False), torch.randn(1, 16, 384), 12)
 assert ", 48 commands," in text, text
+# Normalised before: the last sum has no normalisation to go into, and goes into the product with the bias.
+layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, activation="gelu", norm_first=True)
+text = commands(layer, torch.randn(2, 8, 64), 0)
+assert ", 9 commands," in text and text.count("_bias_residual") == 1, text
 """,
         env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"},
         timeout=300,

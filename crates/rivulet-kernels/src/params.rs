@@ -137,7 +137,8 @@ pub struct MatmulParams {
     pub batch_strides: [u32; 4],
     /// Of `a` along rows and along k, of `b` along k and along columns.
     pub strides: [u32; 4],
-    /// Of the output along rows, of the bias along rows and along columns; then from one part's sums to the next's.
+    /// Of the output along rows, of the bias along rows and along columns; then from one part's sums to the next's,
+    /// or the first element of the residual.
     /// Columns of the output are neighbours.
     pub edges: [u32; 4],
     /// Rows of `a` and of the output.

@@ -26,6 +26,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         activation: None,
         store: ProductStore::One,
         quads: false,
+        residual: false,
         split: false,
     };
     let reduce = Reduce::new(ReduceOp::Sum, DType::F32, ReduceOutput::Values, ReduceThreads::One);

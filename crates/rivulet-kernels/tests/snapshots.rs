@@ -19,6 +19,7 @@ fn kernels() -> Vec<Kernel> {
             activation: Some(Op::Gelu),
             store: ProductStore::Pairs,
             quads: false,
+            residual: false,
             split: false,
         })
     };

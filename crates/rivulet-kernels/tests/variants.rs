@@ -272,9 +272,13 @@ fn products() -> Vec<Kernel> {
                         activation,
                         store,
                         quads,
+                        residual: false,
                         split,
                     };
                     kernels.push(Kernel::Matmul(key));
+                    if bias && a_along_k && b_along_k && input == output {
+                        kernels.push(Kernel::Matmul(Matmul { residual: true, activation: None, ..key }));
+                    }
                     if tile == Tile::Small && bits & 0b1011 == 0 && input == output {
                         kernels.push(Kernel::MatmulJoin(MatmulJoin { output, bias, activation, store }));
                     }
@@ -308,9 +312,13 @@ fn products_on_cooperative_matrices_translate() {
                     activation,
                     store,
                     quads,
+                    residual: false,
                     split,
                 };
                 kernels.push(Kernel::Matmul(key));
+                if bias && a_along_k && b_along_k && input == output {
+                    kernels.push(Kernel::Matmul(Matmul { residual: true, ..key }));
+                }
                 if !bias && output == DType::F32 {
                     kernels.push(Kernel::Matmul(Matmul { split: true, ..key }));
                 }

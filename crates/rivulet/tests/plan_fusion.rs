@@ -111,7 +111,23 @@ fn biases_and_residuals_go_into_products() {
             assert_eq!(in_place.len(), 2, "{in_place:?}");
             let taken =
                 commands(&|inputs| binary(Op::Add, inputs[1], &linear(inputs[0], &weight, Some(&bias))?));
-            assert_eq!(taken.len(), 2, "it has one already: {taken:?}");
+            assert!(taken.len() == 1 && taken[0].contains("bias_residual"), "{taken:?}");
+            let after = commands(&|inputs| {
+                let made = unary(Op::Relu, &linear(inputs[0], &weight, Some(&bias))?)?;
+                binary(Op::Add, &made, inputs[1])
+            });
+            assert!(after.len() == 1 && after[0].contains("bias_relu_residual"), "{after:?}");
+            let over = commands(&|inputs| {
+                let sum = unary(Op::Exp, inputs[1])?;
+                let made = linear(inputs[0], &weight, Some(&bias))?;
+                pointwise(&device, Op::Add, dtype, &sum.view(), &[made.view(), sum.view()], None, &[])?;
+                Ok(sum)
+            });
+            assert!(over.len() == 2 && over[1].contains("bias_residual"), "{over:?}");
+            let before = commands(&|inputs| {
+                unary(Op::Relu, &binary(Op::Add, &linear(inputs[0], &weight, Some(&bias))?, inputs[1])?)
+            });
+            assert_eq!(before.len(), 2, "an activation of the sum: {before:?}");
         }
     }
     // In batches, and of the product's first factor itself.

@@ -52,6 +52,9 @@ pub struct Matmul {
     pub bias: bool,
     /// A unary float op without scalars that the sum goes through.
     pub activation: Option<Op>,
+    /// True where a matrix of the output's type and layout is added at the very end: `out = activation(…) + residual`. Its first
+    /// element is at `edges[3]`. Not with `split`.
+    pub residual: bool,
     /// How elements are stored; skinny tiles store one by one.
     pub store: ProductStore,
     /// True where the factors are read four elements at a time, eight on cooperative matrices: along k or across it, as
@@ -213,6 +216,9 @@ impl Matmul {
         if let Some(op) = self.activation {
             label = label + "_" + op.label();
         }
+        if self.residual {
+            label += "_residual";
+        }
         label += self.store().label();
         if self.quads() {
             label += "_quads";
@@ -228,7 +234,7 @@ impl Matmul {
     }
 
     pub(super) fn bindings(&self) -> u32 {
-        3 + u32::from(self.bias)
+        3 + u32::from(self.bias) + u32::from(self.residual)
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -329,7 +335,8 @@ impl Matmul {
         let shader = if self.split {
             shader.set("SUM", "sum").set("ACTIVATION", "value")
         } else {
-            finished(shader, self.output, self.bias, self.activation)
+            let shader = finished(shader, self.output, self.bias, self.activation);
+            if self.residual { self.with_residual(shader) } else { shader }
         };
         match (self.tile.shape(), self.tile.blocks(), self.tile.fragments()) {
             (_, _, Some(fragments)) => self.cooperative(shader, &fragments),
@@ -343,6 +350,16 @@ impl Matmul {
 
     pub(super) fn stored(&self, shader: Shader) -> Shader {
         stored(shader, self.output, self.store())
+    }
+
+    /// Adds the residual to what [`finished`] gives.
+    fn with_residual(&self, shader: Shader) -> Shader {
+        let place = "base.x - p.offsets.x + p.edges.w + row * p.edges.x + column";
+        let made =
+            self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
+        shader
+            .operand("residual", self.output, Access::Load)
+            .set("ACTIVATION", format!("{made} + load_residual({place})"))
     }
 
     fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {

@@ -34,6 +34,8 @@ fn check(key: Matmul, problem: &Problem) {
     let pitch = n.next_multiple_of(beside) + beside;
     let (offset, size) = (beside, outer * batch * m * pitch);
     let before = numbers(key.output, (size + offset + 3).next_multiple_of(beside), 4);
+    // It lies as the output does, but begins elsewhere.
+    let residual = numbers(key.output, before.len() + 4, 5);
     let (mut want, mut scale) = (before.clone(), vec![0.0; before.len()]);
     for z in 0..outer * batch {
         for row in 0..m {
@@ -45,6 +47,7 @@ fn check(key: Matmul, problem: &Problem) {
                 let value = alpha * sum + if key.bias { beta * bias[column] } else { 0.0 };
                 let at = offset + z * m * pitch + row * pitch + column;
                 want[at] = if key.activation.is_some() { value.max(0.0) } else { value };
+                want[at] += if key.residual { residual[at + 4] } else { 0.0 };
                 scale[at] = size + 1.0;
             }
         }
@@ -54,7 +57,7 @@ fn check(key: Matmul, problem: &Problem) {
         outer_strides: [(batch * m * pitch) as u32, (batch * m * k) as u32, 0, 0],
         batch_strides: [(m * pitch) as u32, (m * k) as u32, (k * n) as u32, 0],
         strides: [a_row as u32, a_k as u32, b_k as u32, b_column as u32],
-        edges: [pitch as u32, 0, 1, 0],
+        edges: [pitch as u32, 0, 1, if key.residual { offset as u32 + 4 } else { 0 }],
         m: m as u32,
         n: n as u32,
         k: k as u32,
@@ -65,6 +68,7 @@ fn check(key: Matmul, problem: &Problem) {
     };
     let mut out = encode(key.output, &before);
     let (mut a, mut b, mut bias) = (encode(key.input, &a), encode(key.input, &b), encode(key.output, &bias));
+    let mut residual = encode(key.output, &residual);
     let batches = (outer * batch) as u32;
     let (m_groups, n_groups) = (m as u32, n as u32);
     let mut kernel = Kernel::Matmul(key);
@@ -107,6 +111,9 @@ fn check(key: Matmul, problem: &Problem) {
         let mut operands: Vec<Operand<'_>> = vec![output(&mut out), input(&mut a), input(&mut b)];
         if key.bias {
             operands.push(input(&mut bias));
+        }
+        if key.residual {
+            operands.push(input(&mut residual));
         }
         run(kernel, bytes_of(&params), key.groups(m_groups, n_groups, batches), &mut operands);
     }
@@ -151,6 +158,7 @@ fn products_of_every_tile_and_order() {
                     activation: (bits == 3).then_some(Op::Relu),
                     store: ProductStore::One,
                     quads: false,
+                    residual: bits == 3,
                     split: false,
                 };
                 check(key, problem);
@@ -175,6 +183,7 @@ fn products_of_halves_are_summed_in_float32() {
                     activation: None,
                     store,
                     quads: false,
+                    residual: input == output,
                     split: false,
                 };
                 check(key, &Problem { m: 35, n: 34, k: 300, outer: 1, batch: 2 });
@@ -221,6 +230,7 @@ fn products_of_factors_read_four_at_a_time() {
                         activation: None,
                         store: if bits & 1 == 0 { ProductStore::Pairs } else { ProductStore::Fours },
                         quads: true,
+                        residual: false,
                         split: false,
                     };
                     check(key, problem);
@@ -258,6 +268,7 @@ fn products_in_parts_along_k() {
                         activation: (bits & 1 != 0).then_some(Op::Relu),
                         store: if quads { ProductStore::Fours } else { ProductStore::One },
                         quads,
+                        residual: false,
                         split: true,
                     };
                     check(key, if quads { problem } else { &odd });
@@ -300,6 +311,7 @@ fn products_on_cooperative_matrices() {
                             activation: (bits == 3).then_some(Op::Relu),
                             store: ProductStore::Fours,
                             quads: true,
+                            residual: false,
                             split,
                         };
                         check(key, problem);

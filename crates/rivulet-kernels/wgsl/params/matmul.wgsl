@@ -5,7 +5,7 @@ struct Params {
     batch_strides: vec4<u32>,
     // a: row, k; b: k, column
     strides: vec4<u32>,
-    // out: row; bias: row, column; sums: part
+    // out: row; bias: row, column; sums: part, or residual: first element
     edges: vec4<u32>,
     m: u32,
     n: u32,

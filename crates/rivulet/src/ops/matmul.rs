@@ -220,6 +220,7 @@ fn dispatch(
             activation,
             store: if skinny { ProductStore::One } else { store },
             quads: quads && (!skinny || extent.quads_along_k),
+            residual: false,
             split: false,
         }
     };

@@ -28,6 +28,7 @@ pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     product::take_activations(draft)?;
     norms::forget_statistics(draft)?;
     norms::take_sums(draft)?;
+    product::take_residuals(draft)?;
     chains::join(draft)?;
     draft.drop_unread();
     Ok(())

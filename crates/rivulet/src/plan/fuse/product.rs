@@ -7,12 +7,12 @@ use crate::ops::{DType, Op};
 use crate::plan::command::{Bound, Command, Work};
 use crate::plan::compile::Draft;
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{Kernel, Pointwise};
+use rivulet_kernels::{Kernel, Matmul, Pointwise};
 
 /// The product's kernel with an activation, where it has none yet.
 fn activated(kernel: &Kernel, op: Op) -> Option<(Kernel, DType)> {
     match *kernel {
-        Kernel::Matmul(mut key) if !key.split && key.activation.is_none() => {
+        Kernel::Matmul(mut key) if !key.split && key.activation.is_none() && !key.residual => {
             key.activation = Some(op);
             Some((Kernel::Matmul(key), key.output))
         }
@@ -74,15 +74,14 @@ fn place(draft: &Draft, product: usize, at: usize, own: &Dense<'_>) -> Option<Pa
     kept.then_some(Pair { product, at })
 }
 
-/// `activation(product)` as one command.
-pub(super) fn take_activations(draft: &mut Draft) -> Result<()> {
+/// Makes one of each product and the command after it that `find` can put together.
+fn take(draft: &mut Draft, find: impl Fn(&Draft, usize) -> Result<Option<(Pair, Command)>>) -> Result<()> {
     let mut at = 0;
     while at < draft.commands.len() {
-        match fused(draft, at)? {
+        match find(draft, at)? {
             Some((pair, command)) => {
-                let label = command.describe();
                 let op = draft.commands[at].label;
-                draft.fusions.push(format!("{op} into {label}"));
+                draft.fusions.push(format!("{op} into {}", command.describe()));
                 draft.commands[pair.at] = command;
                 let gone = if pair.at == at { pair.product } else { at };
                 draft.commands.remove(gone);
@@ -93,10 +92,15 @@ pub(super) fn take_activations(draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
+/// `activation(product)` as one command.
+pub(super) fn take_activations(draft: &mut Draft) -> Result<()> {
+    take(draft, fused)
+}
+
 /// The product's kernel with a bias, where it has none and does nothing after that; the type of its results.
 fn biased(kernel: &Kernel) -> Option<(Kernel, DType)> {
     match *kernel {
-        Kernel::Matmul(mut key) if !key.split && !key.bias && key.activation.is_none() => {
+        Kernel::Matmul(mut key) if !key.split && !key.bias && key.activation.is_none() && !key.residual => {
             key.bias = true;
             Some((Kernel::Matmul(key), key.output))
         }
@@ -110,22 +114,20 @@ fn biased(kernel: &Kernel) -> Option<(Kernel, DType)> {
 
 /// `product + bias` as one command, for a bias of one row and for one of the product's own shape (a residual).
 pub(super) fn take_biases(draft: &mut Draft) -> Result<()> {
-    let mut at = 0;
-    while at < draft.commands.len() {
-        match with_bias(draft, at)? {
-            Some((pair, command)) => {
-                draft.fusions.push(format!("add into {}", command.describe()));
-                draft.commands[pair.at] = command;
-                let gone = if pair.at == at { pair.product } else { at };
-                draft.commands.remove(gone);
-            }
-            None => at += 1,
-        }
-    }
-    Ok(())
+    take(draft, |draft, at| joined_sum(draft, at, add_bias))
 }
 
-fn with_bias(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
+/// `product + residual` as one command, for products that have a bias or an activation already.
+pub(super) fn take_residuals(draft: &mut Draft) -> Result<()> {
+    take(draft, |draft, at| joined_sum(draft, at, add_residual))
+}
+
+/// A sum of two operands, one of which a product makes: what `add` makes of draft, place, sum, that operand and the other.
+fn joined_sum(
+    draft: &Draft,
+    at: usize,
+    add: impl Fn(&Draft, usize, &Chain, &Input, &Input) -> Result<Option<(Pair, Command)>>,
+) -> Result<Option<(Pair, Command)>> {
     let Some(sum) = Chain::of(&draft.commands[at]) else { return Ok(None) };
     let ([step], [left, right]) = (sum.steps.as_slice(), sum.inputs.as_slice()) else { return Ok(None) };
     let plain = step.op == Op::Add && step.common == step.output && sum.scalars.is_empty();
@@ -133,15 +135,65 @@ fn with_bias(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
     if !plain || !alike || !sum.offset.is_multiple_of(4) {
         return Ok(None);
     }
-    for (made, bias) in [(left, right), (right, left)] {
-        if made.period != 0 || made == bias {
+    for (made, other) in [(left, right), (right, left)] {
+        if made.period != 0 || made == other {
             continue;
         }
-        if let Some(found) = add_bias(draft, at, &sum, made, bias)? {
+        if let Some(found) = add(draft, at, &sum, made, other)? {
             return Ok(Some(found));
         }
     }
     Ok(None)
+}
+
+fn add_residual(
+    draft: &Draft,
+    at: usize,
+    sum: &Chain,
+    made: &Input,
+    residual: &Input,
+) -> Result<Option<(Pair, Command)>> {
+    let Some(product) = producer(draft, at, &sum.out, &made.bound) else { return Ok(None) };
+    let command = &draft.commands[product];
+    let kernel = match command.kernel() {
+        Some(Kernel::Matmul(key)) if !key.split && !key.residual && key.output == made.dtype => {
+            Kernel::Matmul(Matmul { residual: true, ..*key })
+        }
+        _ => return Ok(None),
+    };
+    let Work::Dispatch(dispatch) = &command.work else { return Ok(None) };
+    let Some(mut params) = read_params::<MatmulParams>(&dispatch.params) else { return Ok(None) };
+    // It lies as the output does.
+    if residual.period != 0 {
+        return Ok(None);
+    }
+    (params.offsets[0], params.edges[3]) = (sum.offset, residual.offset);
+    let Some(place) = sum_place(draft, product, at, sum, residual) else { return Ok(None) };
+    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
+    write_params(&mut dispatch.params, &params);
+    let mut fused = command.clone();
+    fused.bounds[0] = sum.out.clone();
+    fused.bounds.push(residual.bound.clone());
+    fused.work = Work::Dispatch(Box::new(dispatch));
+    Ok(Some((Pair { product, at: place }, fused)))
+}
+
+/// Where product and sum can be one: at the sum where nobody writes meanwhile what the product reads, else at the product
+/// where nobody changes the other operand or touches the output.
+fn sum_place(draft: &Draft, product: usize, at: usize, sum: &Chain, other: &Input) -> Option<usize> {
+    let overlaps = |bound: &Bound| bound.slot == sum.out.slot && bound.touched.overlaps(sum.out.touched);
+    let in_place = other.period == 0 && other.bound.touched == sum.out.touched;
+    let reads = &draft.commands[product].bounds[1..];
+    if reads.iter().any(overlaps) || (overlaps(&other.bound) && !in_place) {
+        return None;
+    }
+    let between = product + 1..at;
+    let changed = |bound: &Bound| draft.written_by(between.clone(), bound.slot, bound.touched);
+    if !reads.iter().any(changed) {
+        return Some(at);
+    }
+    let still = !changed(&other.bound) && !draft.touched_by(between.clone(), sum.out.slot, sum.out.touched);
+    still.then_some(product)
 }
 
 fn add_bias(
@@ -169,21 +221,7 @@ fn add_bias(
     params.outer_strides[3] = strides(params.outer_strides);
     params.batch_strides[3] = strides(params.batch_strides);
     (params.offsets[0], params.offsets[3], params.beta) = (sum.offset, bias.offset, 1.0);
-    let overlaps = |bound: &Bound| bound.slot == sum.out.slot && bound.touched.overlaps(sum.out.touched);
-    let in_place = bias.period == 0 && bias.bound.touched == sum.out.touched;
-    let reads = &command.bounds[1..];
-    if reads.iter().any(overlaps) || (overlaps(&bias.bound) && !in_place) {
-        return Ok(None);
-    }
-    let between = product + 1..at;
-    let changed = |bound: &Bound| draft.written_by(between.clone(), bound.slot, bound.touched);
-    let place = if !reads.iter().any(changed) {
-        at
-    } else if !changed(&bias.bound) && !draft.touched_by(between.clone(), sum.out.slot, sum.out.touched) {
-        product
-    } else {
-        return Ok(None);
-    };
+    let Some(place) = sum_place(draft, product, at, sum, bias) else { return Ok(None) };
     let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
     write_params(&mut dispatch.params, &params);
     let mut fused = command.clone();
