@@ -74,6 +74,33 @@ fn place(draft: &Draft, product: usize, at: usize, own: &Dense<'_>) -> Option<Pa
     kept.then_some(Pair { product, at })
 }
 
+/// What a product is told.
+fn params_of(command: &Command) -> Option<MatmulParams> {
+    match &command.work {
+        Work::Dispatch(dispatch) => read_params(&dispatch.params),
+        _ => None,
+    }
+}
+
+/// The product with another kernel and other parameters, which writes `out` and reads one operand more. `None` where the
+/// device has no such kernel.
+fn remade(
+    draft: &Draft,
+    command: &Command,
+    kernel: Kernel,
+    params: &MatmulParams,
+    out: &Bound,
+    further: Option<&Bound>,
+) -> Result<Option<Command>> {
+    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
+    write_params(&mut dispatch.params, params);
+    let mut made = command.clone();
+    made.bounds[0] = out.clone();
+    made.bounds.extend(further.cloned());
+    made.work = Work::Dispatch(Box::new(dispatch));
+    Ok(Some(made))
+}
+
 /// Makes one of each product and the command after it that `find` can put together.
 fn take(draft: &mut Draft, find: impl Fn(&Draft, usize) -> Result<Option<(Pair, Command)>>) -> Result<()> {
     let mut at = 0;
@@ -161,21 +188,15 @@ fn add_residual(
         }
         _ => return Ok(None),
     };
-    let Work::Dispatch(dispatch) = &command.work else { return Ok(None) };
-    let Some(mut params) = read_params::<MatmulParams>(&dispatch.params) else { return Ok(None) };
+    let Some(mut params) = params_of(command) else { return Ok(None) };
     // It lies as the output does.
     if residual.period != 0 {
         return Ok(None);
     }
     (params.offsets[0], params.edges[3]) = (sum.offset, residual.offset);
     let Some(place) = sum_place(draft, product, at, sum, residual) else { return Ok(None) };
-    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
-    write_params(&mut dispatch.params, &params);
-    let mut fused = command.clone();
-    fused.bounds[0] = sum.out.clone();
-    fused.bounds.push(residual.bound.clone());
-    fused.work = Work::Dispatch(Box::new(dispatch));
-    Ok(Some((Pair { product, at: place }, fused)))
+    let fused = remade(draft, command, kernel, &params, &sum.out, Some(&residual.bound))?;
+    Ok(fused.map(|fused| (Pair { product, at: place }, fused)))
 }
 
 /// Where product and sum can be one: at the sum where nobody writes meanwhile what the product reads, else at the product
@@ -206,8 +227,7 @@ fn add_bias(
     let Some(product) = producer(draft, at, &sum.out, &made.bound) else { return Ok(None) };
     let command = &draft.commands[product];
     let Some((kernel, output)) = command.kernel().and_then(biased) else { return Ok(None) };
-    let Work::Dispatch(dispatch) = &command.work else { return Ok(None) };
-    let Some(mut params) = read_params::<MatmulParams>(&dispatch.params) else { return Ok(None) };
+    let Some(mut params) = params_of(command) else { return Ok(None) };
     if output != made.dtype {
         return Ok(None);
     }
@@ -222,13 +242,8 @@ fn add_bias(
     params.batch_strides[3] = strides(params.batch_strides);
     (params.offsets[0], params.offsets[3], params.beta) = (sum.offset, bias.offset, 1.0);
     let Some(place) = sum_place(draft, product, at, sum, bias) else { return Ok(None) };
-    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
-    write_params(&mut dispatch.params, &params);
-    let mut fused = command.clone();
-    fused.bounds[0] = sum.out.clone();
-    fused.bounds.push(bias.bound.clone());
-    fused.work = Work::Dispatch(Box::new(dispatch));
-    Ok(Some((Pair { product, at: place }, fused)))
+    let fused = remade(draft, command, kernel, &params, &sum.out, Some(&bias.bound))?;
+    Ok(fused.map(|fused| (Pair { product, at: place }, fused)))
 }
 
 fn fused(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
@@ -243,12 +258,7 @@ fn fused(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
     if !offset.is_multiple_of(4) {
         return Ok(None);
     }
-    let Some(mut dispatch) = draft.with_kernel(command, kernel)? else { return Ok(None) };
-    let Some(mut params) = read_params::<MatmulParams>(&dispatch.params) else { return Ok(None) };
+    let Some(mut params) = params_of(command) else { return Ok(None) };
     params.offsets[0] = offset;
-    write_params(&mut dispatch.params, &params);
-    let mut fused = command.clone();
-    fused.bounds[0] = own.out.clone();
-    fused.work = Work::Dispatch(Box::new(dispatch));
-    Ok(Some((pair, fused)))
+    Ok(remade(draft, command, kernel, &params, own.out, None)?.map(|fused| (pair, fused)))
 }
