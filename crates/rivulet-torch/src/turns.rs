@@ -184,7 +184,9 @@ mod tests {
         let turns = Arc::new(Turns::new(LONG));
         let keeps = caller(&turns, 1);
         keeps.0.recv_timeout(LONG).unwrap();
+        let begun = Instant::now();
         turns.wait(0);
+        assert!(begun.elapsed() < LONG / 2, "a waiter that may not wait waited");
         drop(keeps.1);
         keeps.2.join().unwrap();
     }
