@@ -167,6 +167,14 @@ fn softmax_gradients() {
     }
 }
 
+/// What a row is shifted and scaled by, in float64: its mean, 0 where it is not centred, and 1 over its deviation.
+fn statistics(row: &[f64], rms: bool, eps: f64) -> (f64, f64) {
+    let size = row.len() as f64;
+    let mean = if rms { 0.0 } else { row.iter().sum::<f64>() / size };
+    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
 #[test]
 fn normalisations_with_every_set_of_operands() {
     need_device!();
@@ -189,9 +197,7 @@ fn normalisations_with_every_set_of_operands() {
                 }
                 let (mut want, mut means, mut rstds) = (Vec::new(), Vec::new(), Vec::new());
                 for row in x.chunks(size) {
-                    let mean = if rms { 0.0 } else { row.iter().sum::<f64>() / size as f64 };
-                    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size as f64;
-                    let rstd = 1.0 / (variance + eps).sqrt();
+                    let (mean, rstd) = statistics(row, rms, eps);
                     want.extend(row.iter().enumerate().map(|(e, x)| {
                         let y = (x - mean) * rstd;
                         y * if norm.weight { weight[e] } else { 1.0 } + if norm.bias { bias[e] } else { 0.0 }
@@ -307,9 +313,7 @@ fn normalisations_of_rows_in_registers() {
                 let (weight, bias) = (numbers(dtype, size + 4, 2), numbers(dtype, size + 8, 3));
                 let (mut want, mut means, mut rstds) = (Vec::new(), Vec::new(), Vec::new());
                 for row in x.chunks(size) {
-                    let mean = if rms { 0.0 } else { row.iter().sum::<f64>() / size as f64 };
-                    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size as f64;
-                    let rstd = 1.0 / (variance + eps).sqrt();
+                    let (mean, rstd) = statistics(row, rms, eps);
                     want.extend(row.iter().enumerate().map(|(e, x)| {
                         let scaled = (x - mean) * rstd * if norm.weight { weight[e + 4] } else { 1.0 };
                         scaled + if norm.bias { bias[e + 8] } else { 0.0 }
@@ -422,10 +426,7 @@ fn sums_are_normalised_in_registers_and_kept_where_they_are_wanted() {
                     let sums: Vec<f64> = x.iter().zip(&y[12..]).map(|(x, y)| x + y).collect();
                     let mut want = Vec::new();
                     for row in sums.chunks(size) {
-                        let centered = matches!(op, RowOp::LayerNorm(_));
-                        let mean = if centered { row.iter().sum::<f64>() / size as f64 } else { 0.0 };
-                        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size as f64;
-                        let rstd = 1.0 / (variance + eps).sqrt();
+                        let (mean, rstd) = statistics(row, matches!(op, RowOp::RmsNorm(_)), eps);
                         want.extend(
                             row.iter().zip(&weight[4..]).map(|(x, weight)| (x - mean) * rstd * weight),
                         );
