@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import sys
 import threading
@@ -30,31 +29,10 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rivulet  # noqa: E402
+from rivulet.selftest.workloads import Encoder, mlp  # noqa: E402
 
 THREADS = (1, 2, 4, 8, 16, 31)
 Call = Callable[[], torch.Tensor]
-
-
-class Encoder(nn.Module):
-    """Six layers of the size of MiniLM, with its embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Embedding(30522, 384)
-        self.places = nn.Embedding(512, 384)
-        self.norm = nn.LayerNorm(384)
-        layer = nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.0, activation="gelu", batch_first=True)
-        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.layers(self.norm(self.words(tokens) + self.places(places)))
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 512)
-    )
 
 
 def workloads() -> dict[str, tuple[nn.Module | None, Callable[[], torch.Tensor]]]:
@@ -258,9 +236,7 @@ def main() -> int:
                 )
         calls.clear()
     rows += bandwidths(args.only, 1 << 20 if args.quick else 1 << 30, args.seconds)
-    if args.out:
-        result = {"machine": record.machine(), "commit": record.commit(), "versions": record.versions(), "rows": rows}
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    record.keep(args.out, rows)
     return 0
 
 

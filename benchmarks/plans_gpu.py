@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import sys
 import threading
@@ -28,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import record  # noqa: E402
 import torch  # noqa: E402
-from h200 import Encoder, mlp  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rivulet  # noqa: E402
+from rivulet.selftest.workloads import Encoder, mlp  # noqa: E402
 
 THREADS = (1, 8, 31)
 #: What a thread calls again and again; made in that thread.
@@ -225,9 +224,7 @@ def main() -> int:
                         show(name, way, count, joined_calls(joined, on_card))
                     sizes = joined.stats()["joined"]["sizes"]
                     print("     calls of a batch:", dict(sorted((int(size), count) for size, count in sizes.items())))
-    if args.out:
-        result = {"machine": record.machine(), "commit": record.commit(), "versions": record.versions(), "rows": rows}
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    record.keep(args.out, rows)
     return 0
 
 

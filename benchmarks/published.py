@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -26,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import record  # noqa: E402
 import torch  # noqa: E402
-from h200 import mlp  # noqa: E402
 from plans_gpu import measure  # noqa: E402
 from torch import nn  # noqa: E402
 
 import rivulet  # noqa: E402
+from rivulet.selftest.workloads import mlp  # noqa: E402
 
 SYNC_EVERY = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -198,9 +197,7 @@ def main() -> int:
     for (name, way), batches in curves.items():
         if len(batches) > 4:
             print(f"{name}, {way}: {knee(batches)}")
-    if args.out:
-        result = {"machine": record.machine(), "commit": record.commit(), "versions": record.versions(), "rows": done}
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    record.keep(args.out, done)
     return 0
 
 

@@ -98,6 +98,13 @@ def commit() -> dict[str, Any]:
     return {"hash": _first_line(["git", "rev-parse", "HEAD"]), "uncommitted_changes": bool(changed.strip())}
 
 
+def keep(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    """Writes rows, with the machine, commit and versions, where a path is given."""
+    if path:
+        result = {"machine": machine(), "commit": commit(), "versions": versions(), "rows": rows}
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def adapter() -> Any:
     import rivulet
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -65,25 +64,6 @@ def in_threads() -> Callable[[int, Callable[[int], Any]], list[Any]]:
     All start together. Returns the results in order; the first error is raised after all have ended.
     """
 
-    def run(count: int, body: Callable[[int], Any]) -> list[Any]:
-        results: list[Any] = [None] * count
-        errors: list[BaseException] = []
-        start = threading.Barrier(count)
+    from rivulet.selftest.crew import crew
 
-        def work(index: int) -> None:
-            try:
-                start.wait()
-                results[index] = body(index)
-            except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
-                errors.append(error)
-
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
-        return results
-
-    return run
+    return crew

@@ -8,9 +8,10 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
 from test_vulkan import needs_llvmpipe
 from threads_support import fresh_process, resident_bytes, run_threads
+
+from rivulet.selftest.parts.memory import Small, need_of, sizes, step
 
 pytestmark = needs_llvmpipe
 MIB = 1 << 20
@@ -21,52 +22,17 @@ def reproduce(body, *args, mirror="0", timeout=280):
     fresh_process(body, *args, env=env, timeout=timeout)
 
 
-class Small(torch.nn.Module):
-    """Much memory for little arithmetic: software takes seconds for a product that a GPU does in microseconds."""
-
-    def __init__(self):
-        super().__init__()
-        self.up, self.norm = torch.nn.Linear(4, 64), torch.nn.LayerNorm(64)
-
-    def forward(self, x):
-        y = F.gelu(self.norm(self.up(x)))
-        return (y * 2 + y.softmax(-1)).amax(1)
-
-
-def sizes(index, rounds):
-    """Batches and lengths from 1 to 1024 whose product is at most 4096; other ones for each thread."""
-    generator = torch.Generator().manual_seed(index)
-    for _ in range(rounds):
-        length = int(2 ** (10 * torch.rand((), generator=generator).item()))
-        batch = int(2 ** (10 * torch.rand((), generator=generator).item()))
-        yield max(1, min(batch, 4096 // length)), length
-
-
 def varying_shapes(threads, rounds):
     """pytorch#132596: driver memory stays within 1.3 times what the threads need when all take their largest step."""
     torch.manual_seed(0)
     model = Small().eval().to("mps")
 
-    def step(batch, length):
-        with torch.no_grad():
-            return model(torch.ones(batch, length, 4, device="mps"))
-
     def sweep(index):
         for batch, length in sizes(index, rounds):
-            step(batch, length)
+            step(model, batch, length)
         torch.mps.current_stream().synchronize()
 
-    # What one step needs at its largest, on a thread of its own with nothing in the caches.
-    def largest(_):
-        torch.mps.empty_cache()
-        before = torch.mps.driver_allocated_memory()
-        for _ in range(2):
-            for batch in (8, 128, 1024):
-                step(batch, 4096 // batch)
-            torch.mps.current_stream().synchronize()
-        return torch.mps.driver_allocated_memory() - before
-
-    (need,) = run_threads(1, largest)
+    need = need_of(model)
     torch.mps.empty_cache()
     base = torch.mps.driver_allocated_memory()
     peaks = []

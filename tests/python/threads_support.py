@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from rivulet.selftest.crew import crew as run_threads
+
 HERE = Path(__file__).resolve().parent
 WORKERS = 31  # of a pool of 32: the main thread has the other slot
 
@@ -178,29 +180,6 @@ def fresh_process(
     done = _nursery.run(Path(inspect.getfile(body)).stem, body.__name__, args, env, timeout)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
-
-
-def run_threads(count: int, body: Callable[[int], Any], daemon: bool = False) -> list[Any]:
-    """Runs body(0) .. body(count - 1) at once, one thread each; results in order, or the first error."""
-    results: list[Any] = [None] * count
-    errors: list[BaseException] = []
-    start = threading.Barrier(count)
-
-    def work(index: int) -> None:
-        try:
-            start.wait()
-            results[index] = body(index)
-        except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(index,), daemon=daemon) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 class Background:

@@ -1,4 +1,5 @@
-"""What threads run at once: the models and copies that other implementations of mps are known to get wrong."""
+"""What threads run at once: the models and copies that other implementations of mps are known to get wrong; and the models
+whose speed is measured, by the selftest and by the project's benchmarks."""
 
 from __future__ import annotations
 
@@ -56,3 +57,23 @@ def workloads(dtype: torch.dtype, small: bool = False) -> dict[str, Workload]:
         lambda: [mlp(lines)],
     )
     return dict(zip(NAMES, made, strict=True))
+
+
+class Encoder(nn.Module):
+    """Six layers of the size of MiniLM, with its embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(30522, 384), nn.Embedding(512, 384)
+        self.norm = nn.LayerNorm(384)
+        layer = nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.0, activation="gelu", batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        encoded: torch.Tensor = self.layers(self.norm(self.words(tokens) + self.places(places)))
+        return encoded
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 512))

@@ -15,34 +15,15 @@ from torch import nn
 
 from ..compare import relative_error
 from ..registry import Check, Context, Failed
+from ..workloads import Encoder, mlp
 
 THREADS = (1, 2, 4, 8)
 Call = Callable[[], torch.Tensor]
 
 
-class Encoder(nn.Module):
-    """Six layers of the size of MiniLM, with its embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.places = nn.Embedding(30522, 384), nn.Embedding(512, 384)
-        self.norm = nn.LayerNorm(384)
-        layer = nn.TransformerEncoderLayer(384, 12, 1536, dropout=0.0, activation="gelu", batch_first=True)
-        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        encoded: torch.Tensor = self.layers(self.norm(self.words(tokens) + self.places(places)))
-        return encoded
-
-
-def _mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 512))
-
-
 _WORKLOADS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
     "Linear 256-128, 32 rows": lambda: (nn.Linear(256, 128), torch.randn(32, 256)),
-    "MLP 512-1024-1024-512, 1 row": lambda: (_mlp(), torch.randn(1, 512)),
+    "MLP 512-1024-1024-512, 1 row": lambda: (mlp(), torch.randn(1, 512)),
     "TransformerEncoderLayer": lambda: (
         nn.TransformerEncoderLayer(256, 8, 1024, dropout=0.0, batch_first=True),
         torch.randn(2, 32, 256),

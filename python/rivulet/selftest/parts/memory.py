@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..crew import THREADS, crew
+from ..crew import THREADS, apart, crew
 from ..registry import Check, Context, Failed, NotHere
 
 MIB = 1 << 20
@@ -66,8 +67,8 @@ def _counted(context: Context) -> None:
         raise Failed(f"{after - before} bytes of a freed tensor are still counted")
 
 
-class _Small(nn.Module):
-    """Much memory for little arithmetic."""
+class Small(nn.Module):
+    """Much memory for little arithmetic: software takes seconds for a product that a GPU does in microseconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,31 +79,44 @@ class _Small(nn.Module):
         return (y * 2 + y.softmax(-1)).amax(1)
 
 
-def _varying(context: Context, threads: int) -> None:
-    model = _Small().eval().to("mps")
+def sizes(index: int, rounds: int) -> Iterator[tuple[int, int]]:
+    """Batches and lengths from 1 to 1024 whose product is at most 4096; other ones for each thread."""
+    generator = torch.Generator().manual_seed(index)
+    for _ in range(rounds):
+        length, batch = (int(2 ** (10 * torch.rand((), generator=generator).item())) for _ in range(2))
+        yield max(1, min(batch, 4096 // length)), length
 
-    def step(batch: int, length: int) -> None:
-        with torch.no_grad():
-            model(torch.ones(batch, length, 4, device="mps"))
 
-    def sweep(index: int) -> None:
-        generator = torch.Generator().manual_seed(index)
-        for _ in range(4 if context.quick else 16):
-            length, batch = (int(2 ** (10 * torch.rand((), generator=generator).item())) for _ in range(2))
-            step(max(1, min(batch, 4096 // length)), length)
-            context.progress()
-        torch.mps.current_stream().synchronize()
+def step(model: nn.Module, batch: int, length: int) -> None:
+    with torch.no_grad():
+        model(torch.ones(batch, length, 4, device="mps"))
 
-    def largest(_: int) -> int:
+
+def need_of(model: nn.Module) -> int:
+    """Bytes of the driver for one step at its largest, on a thread of its own with nothing in the caches."""
+
+    def largest() -> int:
         torch.mps.empty_cache()
         before = torch.mps.driver_allocated_memory()
         for _ in range(2):
             for batch in (8, 128, 1024):
-                step(batch, 4096 // batch)
+                step(model, batch, 4096 // batch)
             torch.mps.current_stream().synchronize()
         return int(torch.mps.driver_allocated_memory()) - before
 
-    (need,) = crew(1, largest)
+    return int(apart(largest))
+
+
+def _varying(context: Context, threads: int) -> None:
+    model = Small().eval().to("mps")
+
+    def sweep(index: int) -> None:
+        for batch, length in sizes(index, 4 if context.quick else 16):
+            step(model, batch, length)
+            context.progress()
+        torch.mps.current_stream().synchronize()
+
+    need = need_of(model)
     torch.mps.empty_cache()
     base = settled()[1]
     after = []
