@@ -207,6 +207,12 @@ def main() -> int:
                     show(name, "cuda graph a thread", count, cuda_graph(there, on_card))
                 if args.compile:
                     compiled = torch.compile(there, mode="reduce-overhead")
+                    # On the main thread first: on a thread of its own, the first call of most models fails an assertion of PyTorch's.
+                    try:
+                        for _ in range(3):
+                            compiled(on_card)
+                    except Exception as error:
+                        print(f"    cuda torch.compile: {type(error).__name__}: {str(error)[:300]}", flush=True)
                     show(name, "cuda torch.compile", 1, cuda_eager(compiled, on_card, False))
             there, on_card = copy.deepcopy(model).to("mps"), x.to("mps")
             plan = rivulet.capture(there, on_card)

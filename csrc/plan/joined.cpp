@@ -40,16 +40,19 @@ at::Tensor rows_of(const at::Tensor& output, int64_t first, int64_t rows) {
 
 // A turn of the queue; whoever has to run it and does not gives the members back.
 struct Turn : rivulet_batch_turn {
-  Turn() : rivulet_batch_turn{} {}
+  explicit Turn(bool one_by_one) : rivulet_batch_turn{}, in_turn(one_by_one) {}
   ~Turn() {
-    rivulet_batch_end(this, served);
+    rivulet_batch_end(this, served, in_turn);
   }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
   int32_t served = 0;
+  const int32_t in_turn;
 };
 
-void wait_for_device() {
+// The batch ends with it.
+void wait_for_device(const rivulet_batch_turn& turn) {
+  rivulet_batch_announce(&turn);
   uint32_t stream = 0;
   check(rivulet_stream_current(&stream));
   check(rivulet_stream_synchronize(stream));
@@ -113,7 +116,7 @@ std::shared_ptr<Joined::Runner> Joined::runner_of(const Variant& variant) {
 std::vector<at::Tensor> Joined::call(
     const std::shared_ptr<Variant>& variant, std::vector<at::Tensor> inputs, int64_t rows, uint32_t label) {
   auto request = std::make_shared<Request>(Request{variant, std::move(inputs), rows, label, {}, nullptr});
-  Turn turn;
+  Turn turn(ends_together_);
   auto status = rivulet_batch_call(
       queue_, reinterpret_cast<uintptr_t>(request.get()), variant->id(), static_cast<uint64_t>(rows), /*refuse=*/0,
       /*timeout_us=*/-1, &turn);
@@ -133,7 +136,7 @@ std::vector<at::Tensor> Joined::call(
       auto* member = reinterpret_cast<Request*>(static_cast<uintptr_t>(turn.tokens[i]));
       members.emplace_back(std::shared_ptr<Request>(), member);
     }
-    serve(members);
+    serve(members, turn);
     turn.served = 1;
   } else {
     TORCH_CHECK(turn.verdict == RIVULET_BATCH_DONE, "the plan's queue of joined calls is closed");
@@ -145,13 +148,13 @@ std::vector<at::Tensor> Joined::call(
 }
 
 // Each member gets its outputs or its error.
-void Joined::serve(const std::vector<std::shared_ptr<Request>>& members) {
+void Joined::serve(const std::vector<std::shared_ptr<Request>>& members, const rivulet_batch_turn& turn) {
   int64_t rows = 0;
   for (const auto& member : members) {
     rows += member->rows;
   }
   try {
-    run_together(members, rows);
+    run_together(members, rows, turn);
     return;
   } catch (...) {
     if (members.size() == 1) {
@@ -163,18 +166,19 @@ void Joined::serve(const std::vector<std::shared_ptr<Request>>& members) {
   for (const auto& member : members) {
     member->outputs.clear();
     try {
-      run_together({member}, member->rows);
+      run_together({member}, member->rows, turn);
     } catch (...) {
       member->error = std::current_exception();
     }
   }
 }
 
-void Joined::run_together(const std::vector<std::shared_ptr<Request>>& members, int64_t rows) {
+void Joined::run_together(
+    const std::vector<std::shared_ptr<Request>>& members, int64_t rows, const rivulet_batch_turn& turn) {
   const auto& first = *members[0];
   if (members.size() == 1) {
     members[0]->outputs = run(*first.variant, first.inputs, rows, first.label);
-    wait_for_device();
+    wait_for_device(turn);
     return;
   }
   BelowAutograd below;
@@ -218,7 +222,7 @@ void Joined::run_together(const std::vector<std::shared_ptr<Request>>& members, 
     }
     place += member->rows;
   }
-  wait_for_device();
+  wait_for_device(turn);
 }
 
 std::vector<at::Tensor> Joined::run(

@@ -150,11 +150,11 @@ class Core:
             result = self.joiner.run_single(request)
         except Exception:
             # Its own error is its result.
-            self._end(turn, True)
+            self._end(turn, True, 0)
             raise
         finally:
             self._running.discard(me)
-        self._end(turn, True)
+        self._end(turn, True, 0)
         return result
 
     def _run(self, turn: BatchTurn) -> None:

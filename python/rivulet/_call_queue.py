@@ -88,7 +88,7 @@ class CallQueue:
 
     def end(self, turn: BatchTurn, served: bool) -> None:
         """Ends the turn's run where it has one: with its members' results, or to have others run it."""
-        self.c_end(turn, served)
+        self.c_end(turn, served, 0)
 
     def close(self) -> None:
         """Takes no more requests."""

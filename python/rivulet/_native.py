@@ -115,7 +115,7 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         ),
     ),
     "rivulet_batch_serve": (_STATUS, (c_void_p, POINTER(BatchTurn))),
-    "rivulet_batch_end": (None, (POINTER(BatchTurn), c_int32)),
+    "rivulet_batch_end": (None, (POINTER(BatchTurn), c_int32, c_int32)),
     "rivulet_batch_cancel": (c_int32, (c_void_p,)),
     "rivulet_batch_ticket_free": (None, (c_void_p,)),
     "rivulet_batch_close": (None, (c_void_p,)),

@@ -312,9 +312,12 @@ int32_t rivulet_batch_submit(rivulet_batch_queue *queue, uint64_t token, uint64_
                              rivulet_batch_turn *turn);
 /* Waits for a batch of submitted requests. */
 int32_t rivulet_batch_serve(rivulet_batch_queue *queue, rivulet_batch_turn *turn);
+/* The rest of turn->run is short: some of the threads that sleep for it come awake. Does nothing where it is null. */
+void rivulet_batch_announce(const rivulet_batch_turn *turn);
 /* Ends turn->run and sets it to null; does nothing where it is null. served: every member has its result. Otherwise they
- * are queued again, but for the one whose caller ran them. */
-void rivulet_batch_end(rivulet_batch_turn *turn, int32_t served);
+ * are queued again, but for the one whose caller ran them. in_turn: members are woken no faster than those before them
+ * get the GIL, for which they call rivulet_gil_await_turn; the GIL is not held. */
+void rivulet_batch_end(rivulet_batch_turn *turn, int32_t served, int32_t in_turn);
 /* 1 where the request had not been taken into a batch. */
 int32_t rivulet_batch_cancel(rivulet_batch_ticket *ticket);
 void rivulet_batch_ticket_free(rivulet_batch_ticket *ticket);

@@ -149,7 +149,18 @@ fn release_gil() -> usize {
 /// Waits until it is worthwhile for a thread that let go of the GIL to ask for it again, among others. A quarter of the
 /// cores may wait awake: more would take them from who has the GIL.
 pub(crate) fn await_turn() {
-    TURNS.wait(u32::try_from(rivulet::blocking::cores() / 4).unwrap_or(u32::MAX));
+    TURNS.wait(awake());
+}
+
+/// Waits before each wake-up of a thread that comes to [`await_turn`], as long as enough are there.
+pub(crate) fn turns_taken() -> impl FnMut(usize) {
+    let mut pace = TURNS.pace();
+    let most = awake();
+    move |told| pace.admit(told, most)
+}
+
+fn awake() -> u32 {
+    u32::try_from(rivulet::blocking::cores() / 4).unwrap_or(u32::MAX)
 }
 
 fn retake_gil(state: usize) {

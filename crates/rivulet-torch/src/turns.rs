@@ -20,7 +20,7 @@ thread_local! {
 
 /// Whose turn it is. Any thread.
 pub(crate) struct Turns {
-    /// Longest wait for a turn, awake. To be woken takes about as long in a virtual machine.
+    /// Longest wait for one holder, awake. To be woken takes about as long in a virtual machine.
     patience: Duration,
     /// Odd while somebody has it; another number for each holder.
     turn: AtomicU64,
@@ -64,11 +64,15 @@ impl Turns {
     }
 
     fn next(&self) -> u64 {
-        let start = Instant::now();
+        let (mut last, mut since) = (0, Instant::now());
         loop {
             let seen = self.turn.load(Ordering::Relaxed);
             let free = seen.is_multiple_of(2);
-            if free || start.elapsed() >= self.patience {
+            // Of one holder: where several wait, each may have to wait for all the others.
+            if seen != last {
+                (last, since) = (seen, Instant::now());
+            }
+            if free || since.elapsed() >= self.patience {
                 let turn = seen + if free { 1 } else { 2 };
                 if self.turn.compare_exchange(seen, turn, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     return turn;
@@ -91,6 +95,11 @@ impl Turns {
         }
     }
 
+    /// The pace at which turns are taken from now on.
+    pub(crate) fn pace(&self) -> Pace<'_> {
+        Pace { turns: self, first: self.turn.load(Ordering::Relaxed) }
+    }
+
     /// Threads that waited at a fork are not in the child.
     fn forget_the_parent(&self) {
         let now = rivulet_hal::thread::fork_generation();
@@ -105,6 +114,31 @@ impl Turns {
 
     fn address(&self) -> usize {
         (&raw const self.turn).addr()
+    }
+}
+
+/// Holds back who wakes threads for their turns, see [`Turns::pace`].
+pub(crate) struct Pace<'t> {
+    turns: &'t Turns,
+    first: u64,
+}
+
+impl Pace<'_> {
+    /// Waits until fewer than `most` of the `told` threads are without a turn, no longer than it is worth.
+    pub(crate) fn admit(&mut self, told: usize, most: u32) {
+        let start = Instant::now();
+        loop {
+            let taken = self.turns.turn.load(Ordering::Relaxed).wrapping_sub(self.first).div_ceil(2);
+            if (told as u64) < taken.saturating_add(u64::from(most)) {
+                return;
+            }
+            if start.elapsed() >= self.turns.patience {
+                // As if one had taken its turn: it may need none.
+                self.first = self.first.wrapping_sub(2);
+                return;
+            }
+            hint::spin_loop();
+        }
     }
 }
 
@@ -177,6 +211,52 @@ mod tests {
         drop(hasty.1);
         hasty.2.join().unwrap();
         assert!(turns.turn.load(Ordering::Relaxed).is_multiple_of(2));
+    }
+
+    #[test]
+    fn who_waits_behind_several_holders_is_patient_with_each() {
+        let turns = Arc::new(Turns::new(SOON * 4));
+        turns.turn.store(1, Ordering::Relaxed);
+        let patient = caller(&turns, 1);
+        for other in [3, 5, 7] {
+            assert!(
+                patient.0.recv_timeout(SOON * 2).is_err(),
+                "the holder had been there for no longer than the others"
+            );
+            turns.turn.store(other, Ordering::Relaxed);
+        }
+        turns.turn.store(8, Ordering::Relaxed);
+        patient.0.recv_timeout(LONG).unwrap();
+        drop(patient.1);
+        patient.2.join().unwrap();
+    }
+
+    #[test]
+    fn threads_are_woken_no_faster_than_turns_are_taken() {
+        let turns = Arc::new(Turns::new(LONG));
+        let mut pace = turns.pace();
+        pace.admit(0, 2);
+        pace.admit(1, 2);
+        let waits = {
+            let turns = Arc::clone(&turns);
+            spawn(move || turns.pace().admit(2, 2))
+        };
+        sleep(SOON);
+        assert!(!waits.is_finished(), "two are without a turn");
+        turns.wait(1);
+        waits.join().unwrap();
+        turns.pass();
+    }
+
+    #[test]
+    fn who_needs_no_turn_holds_nobody_back_for_long() {
+        let turns = Turns::new(SOON);
+        let mut pace = turns.pace();
+        let begun = Instant::now();
+        pace.admit(1, 1);
+        assert!(begun.elapsed() >= SOON);
+        pace.admit(1, 1);
+        assert!(begun.elapsed() < SOON * 2, "it has been taken for gone");
     }
 
     #[test]

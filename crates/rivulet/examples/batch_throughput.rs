@@ -7,14 +7,14 @@
 //!
 //! `--seconds S` for each figure (1), `--threads 1,8,31`, `--rows 1` that a call brings (8: a thread that serves eight users), `--in-flight 1,2` batches at a time, `--max-batch 64`, `--spin 50`
 //! µs before a waiting thread sleeps, `--no-regroup`, `--gather host` (rows lie in the CPU's memory, and one copy takes them
-//! over) or `device` (rows lie on the device, and are copied there one by one). A call ends when its result is complete on
+//! over) or `device` (rows lie on the device, where one kernel gathers them). A call ends when its result is complete on
 //! the device; results are views of the batch's. `with nothing to run` is the same queue with batches that take 50 µs and need no
 //! device: what waking the callers allows. Before anything is timed, rows are compared with a sum in float64.
 #![allow(clippy::print_stdout, reason = "it is what an example is for")]
 
 use rivulet::batch::{Batcher, Options, Stats, Work};
 use rivulet::memory::Block;
-use rivulet::ops::{DType, Op, View, copy, matmul};
+use rivulet::ops::{DType, Op, View, join, matmul};
 use rivulet::{Device, DeviceOptions};
 use rivulet_hal::sync::Arc;
 use rivulet_hal::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -118,16 +118,13 @@ impl Mlp {
         let count: usize = inputs.iter().map(ExactSizeIterator::len).sum();
         let block = self.device.allocate(4 * width * count as u64)?;
         if self.on_device {
-            let mut place = 0;
-            for rows in inputs {
-                let some = rows.len() as u64;
-                let mut from = View::dense(&self.rows.block, DType::F32, &[some, width]);
-                from.offset = rows.start as u64 * width;
-                let mut to = View::dense(&block, DType::F32, &[some, width]);
-                to.offset = place * width;
-                copy(&self.device, &to, &from)?;
-                place += some;
-            }
+            let view = |rows: &Range<usize>| {
+                let mut view = View::dense(&self.rows.block, DType::F32, &[rows.len() as u64, width]);
+                view.offset = rows.start as u64 * width;
+                view
+            };
+            let views: Vec<_> = inputs.iter().map(view).collect();
+            join(&self.device, &View::dense(&block, DType::F32, &[count as u64, width]), &views)?;
         } else {
             let mut bytes = Vec::with_capacity(count * 4 * width as usize);
             for rows in inputs {

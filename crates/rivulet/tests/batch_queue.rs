@@ -1,7 +1,7 @@
 //! Joined calls on real threads: who runs what, in which order, and what the others notice of a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use rivulet::batch::{BatchError, Batcher, Options, Queue, Refused, Stats, Turn, WhenFull, Work};
+use rivulet::batch::{BatchError, Batcher, Options, Queue, Refused, Run, Stats, Turn, WhenFull, Work};
 use rivulet_hal::sync::atomic::{AtomicUsize, Ordering};
 use rivulet_hal::sync::{Mutex, Rank, thread};
 use std::sync::mpsc;
@@ -181,6 +181,69 @@ fn a_panic_reaches_its_cause_alone() {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batcher.call(1)));
     assert_eq!(*caught.unwrap_err().downcast::<&str>().unwrap(), "mine");
     assert_eq!(batcher.stats().running, 0);
+}
+
+/// A queue of which one request runs and `others` sleep, in this order, for a batch of their own.
+/// `run` runs it, and is told how many have gone home.
+fn asleep(queue: &Queue<u64>, others: u64, run: impl Fn(Run<u64>, &AtomicUsize) + Sync) -> Vec<u64> {
+    let Ok(Turn::Run(first)) = queue.call(0, 1, 0, WhenFull::Wait, None) else { panic!("not alone") };
+    let (done, order) = mpsc::channel();
+    let gone = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 1..=others {
+            let (done, run, gone) = (done.clone(), &run, &gone);
+            scope.spawn(move || {
+                match queue.call(0, 1, number, WhenFull::Wait, None).unwrap() {
+                    Turn::Run(own) => run(own, gone),
+                    Turn::Done(request) => assert_eq!(*request.work(), number),
+                }
+                done.send(number).unwrap();
+                gone.fetch_add(1, Ordering::Relaxed);
+            });
+            until_queued(|| queue.stats().queued, number as usize);
+        }
+        // Till the last of them sleeps too.
+        thread::sleep(SOON);
+        first.finish();
+        drop(done);
+        order.iter().collect()
+    })
+}
+
+#[test]
+fn members_are_woken_one_by_one_as_admitted() {
+    let one_by_one = || {
+        let queue = Queue::new(Options { spin: Duration::ZERO, ..options() }).unwrap();
+        let seen = Mutex::new(Rank::REGISTRY, Vec::new());
+        let order = asleep(&queue, 4, |run, gone| {
+            run.finish_in_turn(|told| {
+                // The runner knows too, and is here.
+                until_queued(|| gone.load(Ordering::Relaxed), told - 1);
+                thread::sleep(SOON / 10);
+                seen.lock().push((told, gone.load(Ordering::Relaxed)));
+            });
+        });
+        assert_eq!(order.len(), 4);
+        // The last one and the runner, 1, go at the same time.
+        seen.into_inner() == [(1, 0), (2, 1), (3, 2)] && order[..2] == [2, 3]
+    };
+    // Whoever looks for signals just then comes home by itself: now and then, not every time.
+    assert!((0..20).any(|_| one_by_one()), "members were woken that had not been admitted");
+}
+
+#[test]
+fn an_end_that_was_announced_and_does_not_come_is_waited_for_asleep() {
+    let queue = Queue::new(options()).unwrap();
+    for number in 0..3 {
+        let Ok(Turn::Run(run)) = queue.call(0, 1, number, WhenFull::Wait, None) else { panic!("not alone") };
+        run.finish();
+    }
+    let order = asleep(&queue, 4, |run, _| {
+        run.announce();
+        thread::sleep(SOON);
+        run.finish();
+    });
+    assert_eq!(order.len(), 4);
 }
 
 #[test]

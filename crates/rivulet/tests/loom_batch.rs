@@ -148,18 +148,42 @@ fn a_server(bug: Option<&'static str>) {
     });
 }
 
-/// Three that sleep while a fourth runs. Where `late`, one of them may leave at any time.
+/// Two that sleep while a third runs and says that the end is near, and sleep again.
+fn an_announced_end(bug: Option<&'static str>, in_turn: bool) {
+    model(bug, 3, move || {
+        let shared = Shared::new(options());
+        let Turn::Run(first) = shared.queue.call(0, 1, Mark::new(), WhenFull::Wait, None).unwrap() else {
+            panic!("not alone")
+        };
+        let call = move |shared: &Shared| {
+            let mark = Mark::new();
+            if let Turn::Run(run) = shared.queue.call(0, 1, mark.clone(), WhenFull::Wait, None).unwrap() {
+                run.announce();
+                run.members().iter().for_each(|member| member.work().0.store(1, Ordering::Relaxed));
+                if in_turn { run.finish_in_turn(|_| ()) } else { run.finish() }
+            }
+            assert_eq!(mark.count(), 1, "a caller went home without its result");
+        };
+        let threads = [spawn(&shared, call), spawn(&shared, call)];
+        first.finish();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        shared.assert_untouched();
+    });
+}
+
+/// Four that sleep while a fifth runs; the first of them runs what they are joined to, and wakes the three others. Where
+/// `late`, the one in the middle may leave at any time.
 fn a_crowd(bug: Option<&'static str>, late: bool) {
     model(bug, 2, move || {
         let shared = Shared::new(options());
         let Turn::Run(run) = shared.queue.call(0, 1, Mark::new(), WhenFull::Wait, None).unwrap() else {
             panic!("not alone")
         };
-        let threads: Vec<_> = (0..3)
+        let threads: Vec<_> = (0..4)
             .map(|index| {
                 spawn(
                     &shared,
-                    move |shared| if late && index == 1 { shared.call_late(0) } else { shared.call(0) },
+                    move |shared| if late && index == 2 { shared.call_late(0) } else { shared.call(0) },
                 )
             })
             .collect();
@@ -215,6 +239,18 @@ fn a_server_runs_what_is_submitted_and_ends_with_the_queue() {
 #[test]
 fn a_crowd_that_wakes_one_another_leaves_nobody_asleep() {
     a_crowd(None, false);
+}
+
+#[test]
+fn who_was_woken_too_early_sleeps_again_and_is_woken() {
+    an_announced_end(None, false);
+    an_announced_end(None, true);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn who_sleeps_again_and_is_taken_for_awake_is_found() {
+    an_announced_end(Some("batch: who sleeps again is taken for awake"), false);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::answer;
 use super::error::{ERROR, Failure, INTERRUPTED, INVALID, enter, enter_or};
 use super::life::give_text;
+use crate::python;
 use rivulet::batch::{Options, Queue, Refused, Run, Stats, Summary, Ticket, Turn, WhenFull};
 use serde_json::{Value, json};
 use std::ffi::c_char;
@@ -199,7 +200,22 @@ unsafe extern "C" fn rivulet_batch_serve(queue: *const Queue<u64>, turn: *mut Ba
 /// # Safety
 /// - `turn` was filled by a call of this module and is not aliased, or is null; its run was not ended by other means.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rivulet_batch_end(turn: *mut BatchTurn, served: i32) {
+unsafe extern "C" fn rivulet_batch_announce(turn: *const BatchTurn) {
+    enter_or((), || {
+        // SAFETY: by contract.
+        let open = unsafe { turn.as_ref().and_then(|turn| turn.run.as_ref()) };
+        if let Some(open) = open {
+            open.run.announce();
+        }
+    });
+}
+
+/// See `rivulet.h`.
+///
+/// # Safety
+/// - As for `rivulet_batch_announce`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rivulet_batch_end(turn: *mut BatchTurn, served: i32, in_turn: i32) {
     enter_or((), || {
         // SAFETY: by contract.
         let Some(turn) = (unsafe { turn.as_mut() }) else { return };
@@ -209,10 +225,10 @@ unsafe extern "C" fn rivulet_batch_end(turn: *mut BatchTurn, served: i32) {
         // SAFETY: by contract; it came from Box::into_raw, and is taken out before anything else can see it.
         let open = unsafe { Box::from_raw(std::mem::replace(&mut turn.run, std::ptr::null_mut())) };
         (turn.tokens, turn.count) = (std::ptr::null(), 0);
-        if served != 0 {
-            open.run.finish();
-        } else {
-            drop(open);
+        match (served != 0, in_turn != 0) {
+            (true, true) => open.run.finish_in_turn(python::turns_taken()),
+            (true, false) => open.run.finish(),
+            (false, _) => drop(open),
         }
     });
 }

@@ -159,6 +159,7 @@ impl<W: Work> Batcher<W> {
                 inputs.push(input);
             }
         }
+        run.announce();
         let mut panic = None;
         match self.try_run(&inputs) {
             Ok(outcomes) => {

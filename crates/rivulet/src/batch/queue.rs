@@ -310,6 +310,10 @@ impl<T> Inner<T> {
             if over(request.phase()) {
                 return true;
             }
+            // Its end is near, or the runner has misjudged it: then this thread sleeps again.
+            if request.is_announced() && Self::look(request, over, LOOK) {
+                return true;
+            }
             let mut longest = longest;
             if let Some(deadline) = request.deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -351,20 +355,22 @@ impl<T> Inner<T> {
             self.spinning.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
+        let found = Self::look(request, over, longest);
+        self.spinning.fetch_sub(1, Ordering::Relaxed);
+        found
+    }
+
+    fn look(request: &Request<T>, over: fn(Phase) -> bool, longest: Duration) -> bool {
         let start = Instant::now();
-        let found = loop {
+        while !cfg!(loom) && start.elapsed() < longest {
             for _ in 0..32 {
                 hint::spin_loop();
             }
             if over(request.phase()) {
-                break true;
+                return true;
             }
-            if start.elapsed() >= longest {
-                break false;
-            }
-        };
-        self.spinning.fetch_sub(1, Ordering::Relaxed);
-        found
+        }
+        over(request.phase())
     }
 
     /// True where the time was up before the request came to what its owner waited for.
@@ -472,3 +478,6 @@ impl<T> Inner<T> {
 
 /// Waits that are shorter than this are spun: a thread that sleeps is woken some 50 µs late.
 const SHORT: Duration = Duration::from_micros(80);
+
+/// How long a thread that was woken for the end of its batch looks for it.
+pub(super) const LOOK: Duration = Duration::from_micros(200);

@@ -73,8 +73,12 @@ pub struct Request<T> {
     /// Order of arrival. Set under the queue's lock, before anybody else sees the request.
     pub(super) ticket: u64,
     phase: AtomicU8,
-    /// Its thread has slept at least once, or is about to.
+    /// Its thread has slept at least once, or is about to: it may have been given others to wake.
+    slept: AtomicBool,
+    /// Its thread sleeps, or is about to.
     asleep: AtomicBool,
+    /// Its batch is about to end, see [`announce`].
+    announced: AtomicBool,
     duty: Mutex<Duty<T>>,
 }
 
@@ -89,7 +93,9 @@ impl<T> Request<T> {
             detached,
             ticket: 0,
             phase: AtomicU8::new(Phase::Queued as u8),
+            slept: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             duty: Mutex::new(Rank::BATCH, Duty::None),
         }
     }
@@ -122,16 +128,26 @@ impl<T> Request<T> {
     /// [`Request::leave`] afterwards.
     pub(super) fn sleep(&self, over: fn(Phase) -> bool, longest: Duration) {
         // Before the fence inside `park`: a waker that does not see it has changed the phase before `over` looks.
-        self.asleep.store(true, Ordering::Relaxed);
+        let again = self.slept.swap(true, Ordering::Relaxed);
+        if !(again && seeded::is("batch: who sleeps again is taken for awake")) {
+            self.asleep.store(true, Ordering::Relaxed);
+        }
         // A model waits without end, or a timeout would hide a wake-up that was lost; but for those who may run out of
         // time, which they do there after any step of others.
         let longest = if cfg!(loom) && self.deadline.is_none() { None } else { Some(longest) };
-        parking::park(self.address(), || !over(self.phase()), longest);
+        let awaited = || !over(self.phase()) && !self.announced.load(Ordering::Relaxed);
+        parking::park(self.address(), awaited, longest);
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// True once after the end of its batch was announced. Called by the thread that called.
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Relaxed) && self.announced.swap(false, Ordering::Relaxed)
     }
 
     /// Ends the waiting of the thread that called: wakes whom it was asked to wake.
     pub(super) fn leave(&self) {
-        if !self.asleep.load(Ordering::Relaxed) {
+        if !self.slept.load(Ordering::Relaxed) {
             return;
         }
         let left = if seeded::is("batch: a leaver stays on the list") { Duty::None } else { Duty::Left };
@@ -168,16 +184,47 @@ impl<T> Request<T> {
 /// A wake-up is a system call, and thirty of them take as long as a small batch runs. So the runner wakes one thread of
 /// each half of the list, of the remaining half again, and so on; each of those does the same with its part.
 pub(super) fn wake_all<T>(members: &[Arc<Request<T>>]) {
+    wake_list(done(members));
+}
+
+/// The same one by one, in the order of the members: each when `admit` returns, which is told how many know by then.
+pub(super) fn wake_in_turn<T>(members: &[Arc<Request<T>>], mut admit: impl FnMut(usize)) {
+    let asleep = done(members);
+    let awake = members.len() - asleep.len();
+    for (told, member) in asleep.iter().enumerate() {
+        admit(awake + told);
+        member.wake();
+    }
+}
+
+/// Tells the members; those that sleep.
+fn done<T>(members: &[Arc<Request<T>>]) -> Vec<Arc<Request<T>>> {
     for member in members {
         member.set_phase(Phase::Done);
     }
-    // Pairs with the fence in `park`: either the sleeper finds Done or `asleep` is seen here.
+    sleepers(members, usize::MAX)
+}
+
+/// Wakes some of those that sleep, `most` at most, to look for their results awake.
+pub(super) fn announce<T>(members: &[Arc<Request<T>>], most: usize) {
+    let asleep = sleepers(members, most);
+    for member in &asleep {
+        member.announced.store(true, Ordering::Relaxed);
+    }
+    wake_list(asleep);
+}
+
+/// Members that sleep, after a change of their phase.
+fn sleepers<T>(members: &[Arc<Request<T>>], most: usize) -> Vec<Arc<Request<T>>> {
+    // Pairs with the fence in `park`: either the sleeper finds the change or `asleep` is seen here.
     fence(Ordering::SeqCst);
-    let asleep: Vec<_> =
-        members.iter().filter(|member| member.asleep.load(Ordering::Relaxed)).map(Arc::clone).collect();
-    if !asleep.is_empty() {
-        let all = 0..asleep.len();
-        wake_range(&Arc::new(asleep), all);
+    members.iter().filter(|member| member.asleep.load(Ordering::Relaxed)).take(most).map(Arc::clone).collect()
+}
+
+fn wake_list<T>(list: Vec<Arc<Request<T>>>) {
+    if !list.is_empty() {
+        let all = 0..list.len();
+        wake_range(&Arc::new(list), all);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A batch that somebody has to run.
 
-use super::queue::Inner;
-use super::request::{Phase, Request, wake_all};
+use super::queue::{Inner, LOOK};
+use super::request::{Phase, Request, announce, wake_all, wake_in_turn};
 use super::seeded;
 use rivulet_hal::sync::Arc;
 use std::time::Instant;
@@ -37,8 +37,34 @@ impl<T> Run<T> {
         &self.members
     }
 
+    /// Called before what takes most of the time. Where runs usually end so soon that waking the members takes longer, some of
+    /// those that sleep come awake and look for their results: half as many as there are cores, with
+    /// [`Options::spin`](super::Options::spin) above 0. Does not wait.
+    pub fn announce(&self) {
+        let queue = &self.queue;
+        if queue.check().is_err() || (queue.options.spin.is_zero() && !cfg!(loom)) {
+            return;
+        }
+        let usual = queue.state.lock().usual_run();
+        let soon = usual.is_some_and(|usual| usual.saturating_sub(self.began.elapsed()) <= LOOK);
+        // A model has no clock.
+        if soon || cfg!(loom) {
+            announce(&self.members, crate::blocking::cores() / 2);
+        }
+    }
+
     /// Ends the run: the members have their results. Passes the role on, then wakes them.
-    pub fn finish(mut self) {
+    pub fn finish(self) {
+        self.end(wake_all);
+    }
+
+    /// The same, but those that sleep are woken one by one, in the order of arrival: each when `admit` returns, which gets
+    /// the number of members that know by then. For members that can go on only one after the other.
+    pub fn finish_in_turn(self, admit: impl FnMut(usize)) {
+        self.end(|members| wake_in_turn(members, admit));
+    }
+
+    fn end(mut self, wake: impl FnOnce(&[Arc<Request<T>>])) {
         let members = std::mem::take(&mut self.members);
         // In a forked child the lock may be held by a thread that is not there, and nobody waits.
         if self.queue.check().is_err() {
@@ -55,7 +81,7 @@ impl<T> Run<T> {
         next.wake();
         self.queue.wake_servers(serve);
         if !seeded::is("batch: members are not woken") {
-            wake_all(&members);
+            wake(&members);
         }
     }
 }

@@ -363,6 +363,11 @@ impl<T> State<T> {
 
     // --- runners that wait for others --------------------------------------------------------------------------
 
+    /// How long a run takes; `None` before the first.
+    pub(super) fn usual_run(&self) -> Option<Duration> {
+        Some(self.regroup.usual_run).filter(|usual| !usual.is_zero())
+    }
+
     /// Until when a new runner should wait for others, or `None`. Where it should, it is on the list of those that an
     /// arrival may call.
     pub(super) fn gather(
