@@ -13,38 +13,32 @@
 
 namespace rivulet {
 
-namespace {
-
-// All elements of a dense tensor as one row; `count` has to live as long.
-bool as_row(const at::Tensor& tensor, int64_t& count, rivulet_view& view) {
-  static constexpr int64_t kStride = 1;
-  auto* block = tensor.is_mps() && tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg()
-      ? block_of(*tensor.storage().unsafeGetStorageImpl())
-      : nullptr;
-  count = tensor.numel();
-  view = {block, tensor.const_data_ptr(), &count, &kStride, {}, 1, dtype_of(tensor.scalar_type())};
-  return block != nullptr && view.dtype != RIVULET_NO_DTYPE;
+DenseRow DenseRow::of(const at::Tensor& tensor) {
+  if (!tensor.is_mps() || !tensor.is_contiguous() || tensor.is_conj() || tensor.is_neg()) {
+    return {};
+  }
+  auto* block = block_of(*tensor.storage().unsafeGetStorageImpl());
+  return {block, tensor.const_data_ptr(), tensor.numel(), dtype_of(tensor.scalar_type())};
 }
 
-} // namespace
-
-bool join_rows(const at::Tensor& out, at::ArrayRef<at::Tensor> tensors) {
-  c10::SmallVector<rivulet_view, 32> views(tensors.size() + 1);
-  c10::SmallVector<int64_t, 32> counts(tensors.size() + 1);
-  if (!as_row(out, counts[0], views[0])) {
+bool join_rows(const at::Tensor& out, at::ArrayRef<DenseRow> rows) {
+  static constexpr int64_t kStride = 1;
+  auto view = [](const DenseRow& row) {
+    return rivulet_view{row.block, row.data, &row.count, &kStride, {}, 1, row.dtype};
+  };
+  auto to = DenseRow::of(out);
+  if (!to) {
     return false;
   }
-  size_t used = 1;
-  for (const auto& tensor : tensors) {
-    if (tensor.scalar_type() != out.scalar_type()) {
+  c10::SmallVector<rivulet_view, 32> views;
+  for (const auto& row : rows) {
+    if (!row || row.dtype != to.dtype) {
       return false;
     }
-    if (tensor.numel() != 0 && !as_row(tensor, counts[used], views[used])) {
-      return false;
-    }
-    used += tensor.numel() != 0 ? 1 : 0;
+    views.push_back(view(row));
   }
-  return taken(rivulet_join(&views[0], views.data() + 1, used - 1));
+  auto joined = view(to);
+  return taken(rivulet_join(&joined, views.data(), views.size()));
 }
 
 namespace {
@@ -98,11 +92,13 @@ std::optional<Layout> layout_of(const at::MaterializedITensorListRef& tensors, i
 
 void join(const Tensor& out, const at::MaterializedITensorListRef& tensors, int64_t dim) {
   if (out.is_contiguous() && std::all_of(out.sizes().begin(), out.sizes().begin() + dim, [](int64_t s) { return s == 1; })) {
-    c10::SmallVector<Tensor, 8> parts;
+    c10::SmallVector<DenseRow, 8> rows;
     for (const Tensor& tensor : tensors) {
-      parts.push_back(tensor);
+      if (tensor.numel() != 0) {
+        rows.push_back(DenseRow::of(tensor));
+      }
     }
-    if (join_rows(out, parts)) {
+    if (join_rows(out, rows)) {
       return;
     }
   }

@@ -52,21 +52,52 @@ struct Turn : rivulet_batch_turn {
 
 // The batch ends with it.
 void wait_for_device(const rivulet_batch_turn& turn) {
-  rivulet_batch_announce(&turn);
   uint32_t stream = 0;
   check(rivulet_stream_current(&stream));
+  // Submits: the device begins before others are woken.
+  int32_t done = 0;
+  check(rivulet_stream_query(stream, &done));
+  rivulet_batch_announce(&turn);
   check(rivulet_stream_synchronize(stream));
+}
+
+using Rows = c10::SmallVector<DenseRow, 2>;
+
+// As the inputs lie; empty where one is none.
+Rows rows_to_join(const std::vector<at::Tensor>& inputs) {
+  Rows rows;
+  for (const auto& input : inputs) {
+    rows.push_back(DenseRow::of(input));
+    if (!rows.back()) {
+      return {};
+    }
+  }
+  return rows;
 }
 
 } // namespace
 
+// What takes time for each member is done by its own thread, before and after: the batch waits for the one that runs it.
 struct Joined::Request {
   std::shared_ptr<Variant> variant;
   std::vector<at::Tensor> inputs;
+  Rows parts;
   int64_t rows;
   uint32_t label;
   std::vector<at::Tensor> outputs;
+  // Of the batch, of which this call's rows begin at `first`; or null.
+  std::shared_ptr<const std::vector<at::Tensor>> batch;
+  int64_t first = 0;
   std::exception_ptr error;
+
+  std::vector<at::Tensor> take_outputs() {
+    if (batch) {
+      for (const auto& output : *batch) {
+        outputs.push_back(rows_of(output, first, rows));
+      }
+    }
+    return std::move(outputs);
+  }
 };
 
 Joined::Joined(const JoinOptions& options) : ends_together_(options.max_in_flight == 1) {
@@ -115,7 +146,14 @@ std::shared_ptr<Joined::Runner> Joined::runner_of(const Variant& variant) {
 
 std::vector<at::Tensor> Joined::call(
     const std::shared_ptr<Variant>& variant, std::vector<at::Tensor> inputs, int64_t rows, uint32_t label) {
-  auto request = std::make_shared<Request>(Request{variant, std::move(inputs), rows, label, {}, nullptr});
+  auto request = std::make_shared<Request>();
+  request->variant = variant;
+  if (has_kernels()) {
+    request->parts = rows_to_join(inputs);
+  }
+  request->inputs = std::move(inputs);
+  request->rows = rows;
+  request->label = label;
   Turn turn(ends_together_);
   auto status = rivulet_batch_call(
       queue_, reinterpret_cast<uintptr_t>(request.get()), variant->id(), static_cast<uint64_t>(rows), /*refuse=*/0,
@@ -144,7 +182,7 @@ std::vector<at::Tensor> Joined::call(
   if (request->error) {
     std::rethrow_exception(request->error);
   }
-  return std::move(request->outputs);
+  return request->take_outputs();
 }
 
 // Each member gets its outputs or its error.
@@ -165,12 +203,45 @@ void Joined::serve(const std::vector<std::shared_ptr<Request>>& members, const r
   // Whose fault it was shows when each runs alone.
   for (const auto& member : members) {
     member->outputs.clear();
+    member->batch = nullptr;
     try {
       run_together({member}, member->rows, turn);
     } catch (...) {
       member->error = std::current_exception();
     }
   }
+}
+
+// One input of all members, filled up with rows of the first.
+at::Tensor Joined::joined(const std::vector<std::shared_ptr<Request>>& members, size_t index, int64_t batch) {
+  const auto& first = *members[0];
+  const auto& like = first.inputs[index];
+  c10::DimVector sizes(like.sizes());
+  sizes[0] = batch;
+  at::Tensor whole = at::detail::empty_generic(
+      sizes, &device_allocator(), c10::DispatchKeySet(c10::DispatchKey::MPS), like.scalar_type(), std::nullopt);
+  auto fill = [&](auto add) {
+    int64_t place = 0;
+    for (const auto& member : members) {
+      add(*member, member->rows, place);
+      place += member->rows;
+    }
+    for (; place < batch; place += std::min(batch - place, first.rows)) {
+      add(first, std::min(batch - place, first.rows), place);
+    }
+  };
+  c10::SmallVector<DenseRow, 32> parts;
+  fill([&](const Request& member, int64_t rows, int64_t) {
+    parts.push_back(index < member.parts.size() ? member.parts[index] : DenseRow());
+    parts.back().count = parts.back().count / member.rows * rows;
+  });
+  if (!join_rows(whole, parts)) {
+    fill([&](const Request& member, int64_t rows, int64_t place) {
+      const auto& input = member.inputs[index];
+      rows_of(whole, place, rows).copy_(rows == member.rows ? input : rows_of(input, 0, rows));
+    });
+  }
+  return whole;
 }
 
 void Joined::run_together(
@@ -184,30 +255,8 @@ void Joined::run_together(
   BelowAutograd below;
   int64_t batch = filled_up(rows);
   std::vector<at::Tensor> inputs;
-  std::vector<at::Tensor> parts;
   for (size_t i = 0; i < first.inputs.size(); ++i) {
-    const auto& like = first.inputs[i];
-    parts.clear();
-    for (const auto& member : members) {
-      parts.push_back(member->inputs[i]);
-    }
-    for (int64_t missing = batch - rows; missing > 0;) {
-      int64_t some = std::min(missing, first.rows);
-      parts.push_back(some == first.rows ? like : rows_of(like, 0, some));
-      missing -= some;
-    }
-    c10::DimVector sizes(like.sizes());
-    sizes[0] = batch;
-    at::Tensor joined = at::detail::empty_generic(
-        sizes, &device_allocator(), c10::DispatchKeySet(c10::DispatchKey::MPS), like.scalar_type(), std::nullopt);
-    if (!has_kernels() || !join_rows(joined, parts)) {
-      int64_t place = 0;
-      for (const auto& part : parts) {
-        rows_of(joined, place, part.size(0)).copy_(part);
-        place += part.size(0);
-      }
-    }
-    inputs.push_back(std::move(joined));
+    inputs.push_back(joined(members, i, batch));
   }
   auto outputs = run(*first.variant, inputs, batch, first.label);
   for (const auto& output : outputs) {
@@ -215,11 +264,11 @@ void Joined::run_together(
         output.is_mps() && output.dim() > 0 && output.size(0) == batch, "an output of shape ", output.sizes(),
         " has no rows to share out: its dimension 0 is not the batch of ", batch);
   }
+  auto shared = std::make_shared<const std::vector<at::Tensor>>(std::move(outputs));
   int64_t place = 0;
   for (const auto& member : members) {
-    for (const auto& output : outputs) {
-      member->outputs.push_back(rows_of(output, place, member->rows));
-    }
+    member->batch = shared;
+    member->first = place;
     place += member->rows;
   }
   wait_for_device(turn);

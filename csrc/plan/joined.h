@@ -65,6 +65,7 @@ class Joined {
   void serve(const std::vector<std::shared_ptr<Request>>& members, const rivulet_batch_turn& turn);
   void run_together(
       const std::vector<std::shared_ptr<Request>>& members, int64_t rows, const rivulet_batch_turn& turn);
+  static at::Tensor joined(const std::vector<std::shared_ptr<Request>>& members, size_t index, int64_t batch);
   std::vector<at::Tensor> run(Variant& variant, const std::vector<at::Tensor>& inputs, int64_t batch, uint32_t label);
   std::shared_ptr<Runner> runner_of(const Variant& variant);
 
