@@ -1,13 +1,13 @@
-//! What an op costs the calling thread: records a sum and a matrix product of small tensors, again and again.
+//! What an op costs the calling thread: records a sum, a matrix product, 32 rows that are joined, of small tensors, again and again.
 //!
-//! `op_cost <add|matmul|softmax|reduce|layer_norm|copy> [rounds] [threads]` prints nanoseconds for each op, submissions and waits
+//! `op_cost <add|matmul|softmax|reduce|layer_norm|copy|join> [rounds] [threads]` prints nanoseconds for each op, submissions and waits
 //! included, and without them where a round of 50 is recorded before anything is submitted. For instructions, under
 //! `valgrind --tool=callgrind --toggle-collect='*record_fifty*'`.
 //!
 //! On the adapter whose name contains `RIVULET_TEST_ADAPTER`, llvmpipe where that is not set.
 
 use rivulet::memory::Block;
-use rivulet::ops::{DType, Op, ReduceOp, Scalar, View, copy, layer_norm, matmul, pointwise, reduce, softmax};
+use rivulet::ops::{DType, Op, ReduceOp, Scalar, View, copy, join, layer_norm, matmul, pointwise, reduce, softmax};
 use rivulet::stream::FlushPolicy;
 use rivulet::{Device, DeviceOptions};
 use rivulet_hal::vulkan::{self, Options};
@@ -23,16 +23,18 @@ struct Tensors<'d> {
     b: View<'d>,
     row: View<'d>,
     out: View<'d>,
+    rows: Vec<View<'d>>,
 }
 
 fn one(device: &Device, op: &str, of: &Tensors<'_>) -> rivulet::Result<()> {
-    let Tensors { a, b, row, out } = of;
+    let Tensors { a, b, row, out, rows } = of;
     match op {
         "matmul" => matmul(device, out, a, b, None, 1.0, 0.0, None),
         "softmax" => softmax(device, false, out, a, 1),
         "reduce" => reduce(device, ReduceOp::Sum, Some(row), None, a, 2, 1.0),
         "layer_norm" => layer_norm(device, out, None, None, a, None, None, 1e-5),
         "copy" => copy(device, out, a),
+        "join" => join(device, out, rows),
         _ => pointwise(device, Op::Add, DType::F32, out, &[a.clone(), b.clone()], None, &[Scalar::F32(1.0)]),
     }
 }
@@ -48,9 +50,11 @@ fn record_fifty(device: &Device, op: &str, tensors: &Tensors<'_>) -> rivulet::Re
 
 fn run(device: &Device, op: &str, rounds: u32) -> Answer<(Duration, Duration)> {
     let blocks: Vec<_> = (0..4).map(|_| device.allocate(4 * 32 * 32)).collect::<Result<_, _>>()?;
+    let parts: Vec<_> = (0..32).map(|_| device.allocate(4 * 32)).collect::<Result<_, _>>()?;
+    let rows = parts.iter().map(|block| View::dense(block, DType::F32, &[32])).collect();
     let mut row = square(&blocks[2]);
     row.strides = [1, 0].into_iter().collect();
-    let tensors = Tensors { a: square(&blocks[0]), b: square(&blocks[1]), row, out: square(&blocks[3]) };
+    let tensors = Tensors { a: square(&blocks[0]), b: square(&blocks[1]), row, out: square(&blocks[3]), rows };
     record_fifty(device, op, &tensors)?;
     device.synchronize()?;
     let (mut recording, start) = (Duration::ZERO, Instant::now());
@@ -62,7 +66,7 @@ fn run(device: &Device, op: &str, rounds: u32) -> Answer<(Duration, Duration)> {
     }
     let all = start.elapsed();
     drop(tensors);
-    blocks.into_iter().for_each(|block| device.free(block));
+    blocks.into_iter().chain(parts).for_each(|block| device.free(block));
     Ok((recording / (rounds * ROUND), all / (rounds * ROUND)))
 }
 
