@@ -51,7 +51,7 @@
 //! | [`Unfold`]: columns of an image, and back | out, x | [`params::UnfoldParams`] |
 //! | [`Search`]: places in sorted rows | out, rows, values, order | [`params::SearchParams`] |
 //! | [`IntMatmul`]: in batches | out, a, b | [`params::IntMatmulParams`] |
-//! | [`JoinRows`]: of one memory | out, source | [`params::JoinRowsParams`] |
+//! | [`JoinRows`]: of one memory or eight | out, source… | [`params::JoinRowsParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.

@@ -462,7 +462,7 @@ pub struct JoinRowsParams {
     pub rows: u32,
     /// Fills the struct to a multiple of 16 bytes.
     pub unused: u32,
-    /// First word of each row in the source.
+    /// Where each row begins, see [`JoinRows::first`](crate::JoinRows::first).
     pub first: [u32; 28],
 }
 

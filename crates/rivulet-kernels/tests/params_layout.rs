@@ -134,7 +134,7 @@ fn params_lie_in_rust_as_in_wgsl() {
             Kernel::Search(Search { dtype: DType::F32, output: DType::I64, right: false, order: false }),
             fields!(SearchParams: offsets count size values),
         ),
-        (Kernel::JoinRows(JoinRows), fields!(JoinRowsParams: out words rows unused first)),
+        (Kernel::JoinRows(JoinRows { several: true }), fields!(JoinRowsParams: out words rows unused first)),
         (
             Kernel::IntMatmul(IntMatmul { dtype: DType::I64 }),
             fields!(IntMatmulParams: offsets batch_strides strides m n k batch),

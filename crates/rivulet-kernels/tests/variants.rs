@@ -520,7 +520,7 @@ fn pools_resamplings_and_columns_translate() {
 
 #[test]
 fn searches_and_products_of_integers_translate() {
-    let mut kernels = vec![Kernel::JoinRows(JoinRows)];
+    let mut kernels: Vec<_> = [false, true].map(|several| Kernel::JoinRows(JoinRows { several })).into();
     for dtype in DType::ALL {
         for (right, order) in [(false, false), (true, false), (false, true), (true, true)] {
             for output in [DType::I64, DType::I32] {

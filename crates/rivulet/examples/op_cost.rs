@@ -7,7 +7,9 @@
 //! On the adapter whose name contains `RIVULET_TEST_ADAPTER`, llvmpipe where that is not set.
 
 use rivulet::memory::Block;
-use rivulet::ops::{DType, Op, ReduceOp, Scalar, View, copy, join, layer_norm, matmul, pointwise, reduce, softmax};
+use rivulet::ops::{
+    DType, Op, ReduceOp, Scalar, View, copy, join, layer_norm, matmul, pointwise, reduce, softmax,
+};
 use rivulet::stream::FlushPolicy;
 use rivulet::{Device, DeviceOptions};
 use rivulet_hal::vulkan::{self, Options};
@@ -54,7 +56,8 @@ fn run(device: &Device, op: &str, rounds: u32) -> Answer<(Duration, Duration)> {
     let rows = parts.iter().map(|block| View::dense(block, DType::F32, &[32])).collect();
     let mut row = square(&blocks[2]);
     row.strides = [1, 0].into_iter().collect();
-    let tensors = Tensors { a: square(&blocks[0]), b: square(&blocks[1]), row, out: square(&blocks[3]), rows };
+    let tensors =
+        Tensors { a: square(&blocks[0]), b: square(&blocks[1]), row, out: square(&blocks[3]), rows };
     record_fifty(device, op, &tensors)?;
     device.synchronize()?;
     let (mut recording, start) = (Duration::ZERO, Instant::now());

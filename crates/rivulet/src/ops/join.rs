@@ -9,7 +9,7 @@ use crate::memory::Block;
 use crate::plan::noting;
 use crate::{Device, DeviceOp};
 use rivulet_hal::sync::Arc;
-use rivulet_hal::{BufferRange, ByteRange, HalError, Operand, Recorder};
+use rivulet_hal::{BufferRange, ByteRange, HalError, Memory, Operand, Recorder};
 use rivulet_kernels::params::JoinRowsParams;
 use rivulet_kernels::{JoinRows, Kernel};
 use smallvec::SmallVec;
@@ -25,8 +25,8 @@ const FEW: usize = 3;
 const MOST_ROWS: u64 = 8 * JoinRows::MOST as u64;
 
 /// Copies the elements of dense `inputs` one after another into dense `out`, which has as many as they have together and
-/// their type: what `torch.cat` does along the first dimension. One op: a kernel where the inputs lie in one memory, else a
-/// copy for each of them. Any thread.
+/// their type: what `torch.cat` does along the first dimension. One op: a kernel for up to 28 inputs of up to eight memories,
+/// where those are small, else a copy for each of them. Any thread.
 ///
 /// # Errors
 /// [`Error::BadOperand`](crate::Error::BadOperand) where types or numbers of elements differ or a view is not dense;
@@ -65,18 +65,23 @@ pub fn join(device: &Device, out: &View<'_>, inputs: &[View<'_>]) -> Result<()> 
     }
     let op = DeviceOp::new(OP, &blocks);
     if let Some(rows) = Rows::of(device, &copies) {
-        let pipeline = pipeline(device, OP, &Kernel::JoinRows(JoinRows))?;
-        return device.record(&op, |recorder| rows.dispatch(recorder, pipeline)).map(|_| ());
+        let kernel = JoinRows { several: rows.sources.len() > 1 };
+        let pipeline = pipeline(device, OP, &Kernel::JoinRows(kernel))?;
+        return device.record(&op, |recorder| rows.dispatch(recorder, pipeline, kernel)).map(|_| ());
     }
     device.record(&op, |recorder| copies.iter().try_for_each(|(from, to)| recorder.copy(from, to)))?;
     Ok(())
 }
 
-/// Inputs of one memory as rows of the same size.
+/// A memory that rows lie in, and the bytes that a kernel is bound to; what lies between the rows is not touched.
+type Source<'c> = (&'c Arc<dyn Memory>, ByteRange);
+
+/// Inputs as rows of the same size.
 struct Rows<'c> {
     copies: &'c [(BufferRange, BufferRange)],
-    /// Bytes of the memory that the kernel is bound to; what lies between the rows is not touched.
-    span: ByteRange,
+    sources: SmallVec<[Source<'c>; INLINE]>,
+    /// Which of them each input lies in.
+    places: SmallVec<[usize; INLINE]>,
     /// Bytes of a row.
     size: u64,
     /// Bytes of all.
@@ -90,60 +95,81 @@ impl<'c> Rows<'c> {
         if copies.len() < FEW || !has_kernels(device) || device.hal().is_validated() || noting::is_open() {
             return None;
         }
-        let memory = &copies[0].0.memory;
-        let (mut span, mut size) = (copies[0].0.range, 0);
+        let (mut sources, mut places): (SmallVec<[Source<'c>; INLINE]>, SmallVec<_>) = Default::default();
+        let mut size = 0;
         for (from, _) in copies {
-            if !Arc::ptr_eq(&from.memory, memory) {
-                return None;
+            let known = sources.iter().position(|(memory, _)| Arc::ptr_eq(memory, &from.memory));
+            let place = known.unwrap_or(sources.len());
+            match sources.get_mut(place) {
+                Some((_, span)) => {
+                    span.start = span.start.min(from.range.start);
+                    span.end = span.end.max(from.range.end);
+                }
+                None => sources.push((&from.memory, from.range)),
             }
-            span.start = span.start.min(from.range.start);
-            span.end = span.end.max(from.range.end);
+            places.push(place);
             size = greatest_common_divisor(from.range.len(), size);
         }
-        // As far as blocks are aligned, a binding may begin.
-        span.start -= span.start % ALIGNMENT;
+        for (_, span) in &mut sources {
+            // As far as blocks are aligned, a binding may begin.
+            span.start -= span.start % ALIGNMENT;
+        }
+        let most = if sources.len() > 1 { WORD * u64::from(JoinRows::REACH) } else { u64::from(u32::MAX) };
+        let reach = device.info().max_binding.min(most);
+        let near = sources.iter().all(|(_, span)| span.len() <= reach);
         let bytes: u64 = copies.iter().map(|(from, _)| from.range.len()).sum();
-        let reach = device.info().max_binding.min(u64::from(u32::MAX));
-        (bytes / size <= MOST_ROWS && span.len() <= reach).then_some(Self { copies, span, size, bytes })
+        (near && bytes / size <= MOST_ROWS).then_some(Self { copies, sources, places, size, bytes })
     }
 
     fn dispatch(
         &self,
         recorder: &mut dyn Recorder,
         pipeline: &Arc<dyn rivulet_hal::Pipeline>,
+        kernel: JoinRows,
     ) -> std::result::Result<(), HalError> {
-        let (first_from, first_to) = &self.copies[0];
+        let first_to = &self.copies[0].1;
         let start = first_to.range.start;
         let bound = ByteRange { start: start - start % ALIGNMENT, end: start + self.bytes };
-        let operands = [
-            Operand { memory: &first_to.memory, range: bound, write: true },
-            Operand { memory: &first_from.memory, range: self.span, write: false },
-        ];
         let word = |bytes: u64| (bytes / WORD) as u32;
         let mut params = JoinRowsParams {
             out: word(start - bound.start),
             words: word(self.size),
             ..JoinRowsParams::default()
         };
-        let rows = self
-            .copies
-            .iter()
-            .flat_map(|(from, _)| (from.range.start..from.range.end).step_by(self.size as usize));
-        let mut run = |params: &mut JoinRowsParams| {
-            let groups = JoinRows.groups(params.words, params.rows);
+        let most = if kernel.several { JoinRows::SOURCES } else { 1 };
+        // Those that the next dispatch reads.
+        let mut open: SmallVec<[usize; JoinRows::SOURCES]> = SmallVec::new();
+        let mut run = |params: &mut JoinRowsParams, open: &mut SmallVec<[usize; JoinRows::SOURCES]>| {
+            open.resize(most, open[0]);
+            let mut operands: SmallVec<[Operand<'_>; 1 + JoinRows::SOURCES]> = SmallVec::new();
+            operands.push(Operand { memory: &first_to.memory, range: bound, write: true });
+            for &source in &*open {
+                let (memory, range) = self.sources[source];
+                operands.push(Operand { memory, range, write: false });
+            }
+            let groups = kernel.groups(params.words, params.rows);
             let done = recorder.dispatch_on(pipeline, &operands, bytemuck::bytes_of(params), groups);
             params.out += params.rows * params.words;
             params.rows = 0;
+            open.clear();
             done
         };
-        for row in rows {
-            params.first[params.rows as usize] = word(row - self.span.start);
-            params.rows += 1;
-            if params.rows as usize == JoinRows::MOST {
-                run(&mut params)?;
+        for ((from, _), &source) in self.copies.iter().zip(&self.places) {
+            for row in (from.range.start..from.range.end).step_by(self.size as usize) {
+                if params.rows as usize == JoinRows::MOST || (open.len() == most && !open.contains(&source)) {
+                    run(&mut params, &mut open)?;
+                }
+                let known = open.iter().position(|&other| other == source);
+                let at = known.unwrap_or_else(|| {
+                    open.push(source);
+                    open.len() - 1
+                });
+                let first = word(row - self.sources[source].1.start);
+                params.first[params.rows as usize] = kernel.first(at, first);
+                params.rows += 1;
             }
         }
-        if params.rows > 0 { run(&mut params) } else { Ok(()) }
+        if params.rows > 0 { run(&mut params, &mut open) } else { Ok(()) }
     }
 }
 
