@@ -105,7 +105,7 @@ fn parts_of_different_sizes_do_too() {
 #[test]
 fn parts_of_one_memory_and_of_others_in_turn_do_too() {
     each_device(|device| {
-        let parts = parts(device, &[(64, 0); 12]);
+        let parts = parts(device, &[(256, 0); 12]);
         let order = (0..40).map(|place| if place % 2 == 0 { &parts[0] } else { &parts[place * 7 % 12] });
         let again = |part: &Part| Part {
             block: Arc::clone(&part.block),
@@ -117,10 +117,10 @@ fn parts_of_one_memory_and_of_others_in_turn_do_too() {
         let one: Vec<_> = (0..40).map(|_| again(&parts[3])).collect();
         check(device, &one);
         let quarter = |at: usize| {
-            let values = parts[3].values[at..at + 16].to_vec();
+            let values = parts[3].values[at..at + 64].to_vec();
             Part { block: Arc::clone(&parts[3].block), offset: at as u64, values }
         };
-        let backwards = [48, 32, 16, 0].map(quarter);
+        let backwards = [192, 128, 64, 0].map(quarter);
         check(device, &backwards);
     });
 }
