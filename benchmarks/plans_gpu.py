@@ -136,8 +136,13 @@ def mps_calls(run: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Maker:
 
 
 def joined_calls(plan: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Maker:
-    # The result is complete when the call returns.
-    return lambda: lambda: plan(x)
+    # Each thread has rows of its own, as callers do. The result is complete when the call returns.
+    def make() -> Callable[[], Any]:
+        own = x.clone()
+        torch.mps.current_stream().synchronize()
+        return lambda: plan(own)
+
+    return make
 
 
 class Nothing(nn.Module):
