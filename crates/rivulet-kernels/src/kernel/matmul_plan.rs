@@ -12,6 +12,7 @@
 //! shapes.
 
 use super::matmul::Tile;
+use super::matmul_vectors::Blocks;
 
 /// What is to be multiplied, and what the kernels may rely on.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +27,8 @@ pub struct Extent {
     pub batches: u32,
     /// Processors that workgroups are shared out to.
     pub processors: u32,
-    /// Whether factors are read four at a time, both along k.
-    pub quads_along_k: bool,
+    /// Whether factors are read four at a time.
+    pub quads: bool,
     /// Whether cooperative matrices multiply them.
     pub cooperative: bool,
     /// Whether the product may be cut into parts along k.
@@ -38,7 +39,7 @@ pub struct Extent {
 struct Cost {
     tile: Tile,
     /// Rows and columns of the tile.
-    side: u32,
+    sides: [u32; 2],
     /// A step along k of a workgroup that has a processor to itself.
     alone: f32,
     /// A processor's time for a step of a workgroup that is one of several.
@@ -55,20 +56,26 @@ const SUM: f32 = 4.0 * 2.0 / 2500.0;
 /// Terms of a part at least.
 const LEAST: u32 = 64;
 
+/// Factors read one by one: the figures are those of factors read four at a time, of which only the ratios count.
 const PLAIN: [Cost; 3] = [
-    Cost { tile: Tile::Large, side: 128, alone: 90.7, shared: 96.7, each: 700.0 },
-    Cost { tile: Tile::Medium, side: 64, alone: 30.4, shared: 25.5, each: 300.0 },
-    Cost { tile: Tile::Small, side: 32, alone: 18.6, shared: 9.0, each: 100.0 },
+    Cost { tile: Tile::Large, sides: [128; 2], alone: 90.7, shared: 96.7, each: 700.0 },
+    Cost { tile: Tile::Medium, sides: [64; 2], alone: 30.4, shared: 25.5, each: 300.0 },
+    Cost { tile: Tile::Small, sides: [32; 2], alone: 18.6, shared: 9.0, each: 100.0 },
 ];
-const SLICED: Cost = Cost { tile: Tile::Sliced, side: 16, alone: 3.8, shared: 4.2, each: 100.0 };
+const QUADS: [Cost; 4] = [
+    Cost { tile: Tile::Blocks(Blocks::LARGE), sides: [128; 2], alone: 90.7, shared: 96.7, each: 700.0 },
+    Cost { tile: Tile::Blocks(Blocks::MEDIUM), sides: [64; 2], alone: 30.4, shared: 25.5, each: 300.0 },
+    Cost { tile: Tile::Blocks(Blocks::SMALL), sides: [32; 2], alone: 18.6, shared: 9.0, each: 100.0 },
+    Cost { tile: Tile::Blocks(Blocks::SLICED), sides: [16; 2], alone: 3.8, shared: 4.2, each: 100.0 },
+];
 const COOPERATIVE: [Cost; 2] = [
-    Cost { tile: Tile::Cooperative, side: 128, alone: 14.3, shared: 12.3, each: 2350.0 },
-    Cost { tile: Tile::SmallCooperative, side: 64, alone: 7.3, shared: 5.4, each: 200.0 },
+    Cost { tile: Tile::Cooperative, sides: [128; 2], alone: 14.3, shared: 12.3, each: 2350.0 },
+    Cost { tile: Tile::SmallCooperative, sides: [64; 2], alone: 7.3, shared: 5.4, each: 200.0 },
 ];
 
 impl Cost {
     fn time(&self, extent: &Extent, parts: u32) -> f32 {
-        let (m, n) = (extent.m.div_ceil(self.side), extent.n.div_ceil(self.side));
+        let (m, n) = (extent.m.div_ceil(self.sides[0]), extent.n.div_ceil(self.sides[1]));
         let groups = f32_of(m) * f32_of(n) * f32_of(extent.batches) * f32_of(parts);
         let rounds = (groups / f32_of(extent.processors.max(1))).ceil();
         let k = f32_of(extent.k.div_ceil(parts));
@@ -93,15 +100,15 @@ impl Tile {
             1 => return (Self::Skinny1, 1),
             2..=4 => return (Self::Skinny4, 1),
             5..=8 => return (Self::Skinny8, 1),
-            9..=16 if !extent.quads_along_k => return (Self::Skinny8, 1),
+            9..=16 if !extent.quads => return (Self::Skinny8, 1),
             _ => {}
         }
-        let sliced = extent.quads_along_k.then_some(&SLICED);
+        let tiles = if extent.quads { QUADS.as_slice() } else { PLAIN.as_slice() };
         let cooperative = COOPERATIVE.iter().filter(|_| extent.cooperative);
         let mut best = (f32::INFINITY, Self::Small, 1);
-        for cost in cooperative.chain(&PLAIN).chain(sliced) {
+        for cost in cooperative.chain(tiles) {
             for parts in [1, 2, 4, 8, 16] {
-                let allowed = extent.parts && extent.k / parts >= LEAST && cost.tile != Self::Sliced;
+                let allowed = extent.parts && extent.k / parts >= LEAST;
                 if parts > 1 && !allowed {
                     break;
                 }
@@ -121,28 +128,19 @@ mod tests {
 
     fn plan(m: u32, k: u32, n: u32) -> (Tile, u32) {
         let (batches, processors) = (1, 132);
-        Tile::plan(&Extent {
-            m,
-            n,
-            k,
-            batches,
-            processors,
-            quads_along_k: true,
-            cooperative: false,
-            parts: true,
-        })
+        Tile::plan(&Extent { m, n, k, batches, processors, quads: true, cooperative: false, parts: true })
     }
 
     #[test]
     fn large_products_take_the_tile_that_is_fastest_by_the_element() {
-        assert_eq!(plan(4096, 4096, 4096), (Tile::Large, 1));
-        assert_eq!(plan(8192, 512, 8192), (Tile::Large, 1));
+        assert_eq!(plan(4096, 4096, 4096), (Tile::Blocks(Blocks::LARGE), 1));
+        assert_eq!(plan(8192, 512, 8192), (Tile::Blocks(Blocks::LARGE), 1));
     }
 
     #[test]
     fn products_of_few_tiles_take_smaller_ones() {
-        assert_eq!(plan(4096, 384, 384), (Tile::Medium, 1));
-        assert_eq!(plan(32, 512, 1024), (Tile::Sliced, 1));
+        assert_eq!(plan(4096, 384, 384), (Tile::Blocks(Blocks::MEDIUM), 1));
+        assert_eq!(plan(32, 512, 1024), (Tile::Blocks(Blocks::SLICED), 1));
         assert_eq!(plan(1, 1024, 1024), (Tile::Skinny1, 1));
     }
 
@@ -156,7 +154,7 @@ mod tests {
             k: 2048,
             batches: 1,
             processors: 132,
-            quads_along_k: true,
+            quads: true,
             cooperative: false,
             parts: false,
         });

@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::launch::{Dispatcher, launch, launch_once, pipeline};
+use super::launch::{Dispatcher, launch, launch_once, pipeline, processors};
 use super::temporary::{Input, Output, Temporary};
 use super::view::View;
 use super::walk::{Places, Walk};
@@ -14,9 +14,6 @@ use rivulet_kernels::{Extent, Kernel, MAX_GROUPS, Matmul, MatmulJoin, MatmulSimd
 use smallvec::SmallVec;
 
 const OP: &str = "matmul";
-
-/// Processors of a device that does not tell: those of a large one.
-const PROCESSORS: u32 = 128;
 
 /// A product of matrices, in the order out, a, b, bias.
 struct Product<'v, 'b> {
@@ -203,8 +200,8 @@ fn dispatch(
         n,
         k,
         batches,
-        processors: shader.processors.unwrap_or(PROCESSORS),
-        quads_along_k: quads && a_along_k && b_along_k,
+        processors: processors(device),
+        quads,
         cooperative: false,
         parts: outer.is_empty(),
     };
@@ -219,7 +216,7 @@ fn dispatch(
             bias: bias.is_some(),
             activation,
             store: if skinny { ProductStore::One } else { store },
-            quads: quads && (!skinny || extent.quads_along_k),
+            quads: quads && (!skinny || a_along_k && b_along_k),
             residual: false,
             split: false,
         }
