@@ -2,7 +2,7 @@
 //!
 //! Shapes are `m x k x n` and tiles names or `rows x columns x depth _ own rows x own columns x slices`, each with the number of
 //! parts along k after a slash where there are several; without them, a list of both. The right factor runs along k, as a
-//! linear layer's weight does, and a bias is added. Prints the time of a product that waits for the one before, in
+//! linear layer's weight does, or across it where a fourth argument follows, and a bias is added. Prints the time of a product that waits for the one before, in
 //! microseconds, as the difference between many in one submission and fewer, the best of five, and the largest error at 200
 //! places over the sum of the terms' magnitudes.
 #![allow(clippy::print_stdout, reason = "it is what an example is for")]
@@ -193,7 +193,7 @@ impl Bench {
         }
     }
 
-    fn shape(&mut self, [m, k, n]: [u32; 3], tiles: &[(Tile, u32)]) {
+    fn shape(&mut self, [m, k, n]: [u32; 3], tiles: &[(Tile, u32)], along_k: bool) {
         let (m_, k_, n_) = (m as usize, k as usize, n as usize);
         let mut rng = fastrand::Rng::with_seed(7);
         let mut numbers = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.f32() * 2.0 - 1.0).collect() };
@@ -226,7 +226,7 @@ impl Bench {
                 output: DType::F32,
                 tile,
                 a_along_k: true,
-                b_along_k: true,
+                b_along_k: along_k,
                 bias: parts == 1,
                 activation: None,
                 store,
@@ -235,7 +235,7 @@ impl Bench {
                 split: parts > 1,
             };
             let params = MatmulParams {
-                strides: [k, 1, 1, k],
+                strides: if along_k { [k, 1, 1, k] } else { [k, 1, n, 1] },
                 edges: [n, 0, 1, if parts > 1 { m * n } else { 0 }],
                 m,
                 n,
@@ -297,7 +297,10 @@ impl Bench {
             let mut error = 0.0_f64;
             for _ in 0..200 {
                 let (row, column) = (fastrand::usize(..m_), fastrand::usize(..n_));
-                let terms = (0..k_).map(|i| f64::from(a[row * k_ + i]) * f64::from(b[column * k_ + i]));
+                let terms = (0..k_).map(|i| {
+                    f64::from(a[row * k_ + i])
+                        * f64::from(b[if along_k { column * k_ + i } else { i * n_ + column }])
+                });
                 let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
                 let off = f64::from(got[row * n_ + column]) - sum - f64::from(bias[column]);
                 error = error.max(if off.is_nan() { f64::INFINITY } else { off.abs() / (size + 1.0) });
@@ -318,8 +321,8 @@ impl Bench {
 
 fn name(tile: Tile) -> String {
     match tile {
-        Tile::Blocks(Blocks { rows, columns, depth, own_rows, own_columns, slices, ahead }) => {
-            format!("{rows}x{columns}x{depth}_{own_rows}x{own_columns}x{slices}_{ahead}")
+        Tile::Blocks(Blocks { rows, columns, depth, own_rows, own_columns, slices }) => {
+            format!("{rows}x{columns}x{depth}_{own_rows}x{own_columns}x{slices}")
         }
         other => format!("{other:?}"),
     }
@@ -332,13 +335,13 @@ fn tile(text: &str) -> (Tile, u32) {
         "Medium" => Tile::Blocks(Blocks::MEDIUM),
         "Large" => Tile::Blocks(Blocks::LARGE),
         "Sliced" => Tile::Blocks(Blocks::SLICED),
+        "Skinny1" => Tile::Skinny1,
+        "Skinny4" => Tile::Skinny4,
         "Skinny8" => Tile::Skinny8,
         _ => {
             let numbers: Vec<u32> = text.split(['x', '_']).map(|number| number.parse().unwrap()).collect();
-            let [rows, columns, depth, own_rows, own_columns, slices, ahead] = numbers[..] else {
-                panic!("{text}")
-            };
-            Tile::Blocks(Blocks { rows, columns, depth, own_rows, own_columns, slices, ahead })
+            let [rows, columns, depth, own_rows, own_columns, slices] = numbers[..] else { panic!("{text}") };
+            Tile::Blocks(Blocks { rows, columns, depth, own_rows, own_columns, slices })
         }
     };
     (tile, parts.parse().unwrap())
@@ -372,8 +375,9 @@ fn main() {
         }
         return;
     }
+    let along_k = arguments.get(4).is_none();
     for shape in shapes.split_whitespace() {
         let numbers: Vec<u32> = shape.split('x').map(|number| number.parse().unwrap()).collect();
-        bench.shape([numbers[0], numbers[1], numbers[2]], &tiles);
+        bench.shape([numbers[0], numbers[1], numbers[2]], &tiles, along_k);
     }
 }

@@ -7,9 +7,10 @@
 //! > launch + max(alone · k, rounds · shared · k) + rounds · each
 //!
 //! where the rounds are workgroups over processors, rounded up. A product in parts takes the same with the k of a part, and
-//! then what it takes to put them together: another launch, and the parts written and read. The figures are of an H100
-//! (`benchmarks/results/2026-11-28-products-h100.txt`); on other devices their ratios matter, which follow from the tiles'
-//! shapes.
+//! then what it takes to put them together: another launch, and the parts written and read. Terms count in whole steps of a
+//! tile. The figures are of an H200 (132 processors at 1980 MHz), `benchmarks/results/2026-11-28-small-products-h100.txt`,
+//! those of cooperative matrices of an H100 (`2026-11-28-products-h100.txt`); on other devices their ratios matter, which
+//! follow from the tiles' shapes. Measure anew with the example `product_tiles`.
 
 use super::matmul::Tile;
 use super::matmul_vectors::Blocks;
@@ -38,8 +39,8 @@ pub struct Extent {
 /// What workgroups with a tile take, in nanoseconds.
 struct Cost {
     tile: Tile,
-    /// Rows and columns of the tile.
-    sides: [u32; 2],
+    /// Rows and columns of the tile, and its steps along k.
+    sides: [u32; 3],
     /// A step along k of a workgroup that has a processor to itself.
     alone: f32,
     /// A processor's time for a step of a workgroup that is one of several.
@@ -48,37 +49,52 @@ struct Cost {
     each: f32,
 }
 
-const LAUNCH: f32 = 3500.0;
-/// A launch that waits for the one before.
-const JOIN: f32 = 4500.0;
+const LAUNCH: f32 = 2600.0;
+/// A launch that waits for the one before, and the memory between them.
+const JOIN: f32 = 3000.0;
 /// To write and read a sum once.
 const SUM: f32 = 4.0 * 2.0 / 2500.0;
 /// Terms of a part at least.
 const LEAST: u32 = 64;
 
-/// Factors read one by one: the figures are those of factors read four at a time, of which only the ratios count.
+/// Factors read one by one.
 const PLAIN: [Cost; 3] = [
-    Cost { tile: Tile::Large, sides: [128; 2], alone: 90.7, shared: 96.7, each: 700.0 },
-    Cost { tile: Tile::Medium, sides: [64; 2], alone: 30.4, shared: 25.5, each: 300.0 },
-    Cost { tile: Tile::Small, sides: [32; 2], alone: 18.6, shared: 9.0, each: 100.0 },
+    Cost::new(Tile::Large, [128, 128, 16], [90.7, 96.7, 700.0]),
+    Cost::new(Tile::Medium, [64, 64, 16], [30.4, 25.5, 300.0]),
+    Cost::new(Tile::Small, [32, 32, 16], [18.6, 9.0, 100.0]),
 ];
-const QUADS: [Cost; 4] = [
-    Cost { tile: Tile::Blocks(Blocks::LARGE), sides: [128; 2], alone: 90.7, shared: 96.7, each: 700.0 },
-    Cost { tile: Tile::Blocks(Blocks::MEDIUM), sides: [64; 2], alone: 30.4, shared: 25.5, each: 300.0 },
-    Cost { tile: Tile::Blocks(Blocks::SMALL), sides: [32; 2], alone: 18.6, shared: 9.0, each: 100.0 },
-    Cost { tile: Tile::Blocks(Blocks::SLICED), sides: [16; 2], alone: 3.8, shared: 4.2, each: 100.0 },
+const QUADS: [Cost; 8] = [
+    Cost::of_blocks(Blocks::LARGE, [94.4, 94.4, 1550.0]),
+    Cost::of_blocks(Blocks::MEDIUM, [31.0, 26.3, 490.0]),
+    Cost::of_blocks(Blocks::SMALL, [12.1, 7.43, 540.0]),
+    Cost::of_blocks(Blocks::SMALL_SLICED, [9.2, 7.55, 610.0]),
+    Cost::of_blocks(Blocks::SLICED, [4.36, 3.49, 150.0]),
+    Cost::of_blocks(Blocks::SLICED_DEEP, [3.73, 3.73, 340.0]),
+    Cost::of_blocks(Blocks::NARROW, [3.2, 2.57, 280.0]),
+    Cost::of_blocks(Blocks::NARROW_DEEP, [2.68, 2.38, 350.0]),
 ];
 const COOPERATIVE: [Cost; 2] = [
-    Cost { tile: Tile::Cooperative, sides: [128; 2], alone: 14.3, shared: 12.3, each: 2350.0 },
-    Cost { tile: Tile::SmallCooperative, sides: [64; 2], alone: 7.3, shared: 5.4, each: 200.0 },
+    Cost::new(Tile::Cooperative, [128, 128, 64], [14.3, 12.3, 2350.0]),
+    Cost::new(Tile::SmallCooperative, [64, 64, 64], [7.3, 5.4, 200.0]),
 ];
 
 impl Cost {
+    /// `times`: alone, shared, each.
+    const fn new(tile: Tile, sides: [u32; 3], times: [f32; 3]) -> Self {
+        let [alone, shared, each] = times;
+        Self { tile, sides, alone, shared, each }
+    }
+
+    const fn of_blocks(blocks: Blocks, times: [f32; 3]) -> Self {
+        Self::new(Tile::Blocks(blocks), [blocks.rows, blocks.columns, blocks.depth], times)
+    }
+
     fn time(&self, extent: &Extent, parts: u32) -> f32 {
-        let (m, n) = (extent.m.div_ceil(self.sides[0]), extent.n.div_ceil(self.sides[1]));
+        let [rows, columns, depth] = self.sides;
+        let (m, n) = (extent.m.div_ceil(rows), extent.n.div_ceil(columns));
         let groups = f32_of(m) * f32_of(n) * f32_of(extent.batches) * f32_of(parts);
         let rounds = (groups / f32_of(extent.processors.max(1))).ceil();
-        let k = f32_of(extent.k.div_ceil(parts));
+        let k = f32_of(extent.k.div_ceil(parts).div_ceil(depth)) * f32_of(depth);
         let product = LAUNCH + (self.alone * k).max(rounds * self.shared * k) + rounds * self.each;
         if parts == 1 {
             return product;
@@ -139,19 +155,30 @@ mod tests {
 
     #[test]
     fn products_of_few_tiles_take_smaller_ones() {
-        assert_eq!(plan(4096, 384, 384), (Tile::Blocks(Blocks::MEDIUM), 1));
-        assert_eq!(plan(32, 512, 1024), (Tile::Blocks(Blocks::SLICED), 1));
+        let blocks = |m, k, n| match plan(m, k, n) {
+            (Tile::Blocks(blocks), 1) => blocks,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(blocks(4096, 384, 384), Blocks::MEDIUM);
+        assert_eq!(blocks(1024, 1024, 1024), Blocks::MEDIUM);
+        assert_eq!(blocks(512, 256, 2048), Blocks::MEDIUM);
+        assert_eq!(blocks(512, 256, 256), Blocks::SMALL_SLICED);
+        assert_eq!(blocks(128, 1024, 1024), Blocks::SMALL_SLICED);
+        assert_eq!(blocks(32, 384, 1536), Blocks::SLICED);
+        assert_eq!(blocks(32, 1024, 1024), Blocks::SLICED_DEEP);
+        assert_eq!(blocks(32, 384, 384), Blocks::NARROW);
+        assert_eq!(blocks(32, 1536, 384), Blocks::NARROW_DEEP);
         assert_eq!(plan(1, 1024, 1024), (Tile::Skinny1, 1));
     }
 
     #[test]
     fn few_tiles_with_many_terms_are_cut_along_k() {
-        let (tile, parts) = plan(512, 2048, 256);
+        let (tile, parts) = plan(64, 8192, 64);
         assert!(parts > 1, "{tile:?} in {parts} parts");
         let whole = Tile::plan(&Extent {
-            m: 512,
-            n: 256,
-            k: 2048,
+            m: 64,
+            n: 64,
+            k: 8192,
             batches: 1,
             processors: 132,
             quads: true,

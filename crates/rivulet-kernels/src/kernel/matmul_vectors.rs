@@ -20,26 +20,41 @@ pub struct Blocks {
     pub own_columns: u32,
     /// Into how many parts the invocations of a workgroup cut those steps: each part makes sums of the whole tile.
     pub slices: u32,
-    /// How many tiles are on their way from memory while one is multiplied: 1 or 2.
-    pub ahead: u32,
 }
 
 impl Blocks {
-    /// 32 x 32 for a workgroup of 64.
-    pub const SMALL: Self = Self::new([32, 32, 32], [4, 4], 1);
+    /// 128 x 128 for a workgroup of 256.
+    pub const LARGE: Self = Self::new([128, 128, 16], [8, 8], 1);
     /// 64 x 64 for a workgroup of 128.
     pub const MEDIUM: Self = Self::new([64, 64, 32], [8, 4], 1);
-    /// 128 x 128 for a workgroup of 256.
-    pub const LARGE: Self = Self::new([128, 128, 32], [8, 8], 1);
+    /// 32 x 32 for a workgroup of 128.
+    pub const SMALL: Self = Self::new([32, 32, 32], [4, 4], 2);
+    /// 32 x 32 for a workgroup of 256.
+    pub const SMALL_SLICED: Self = Self::new([32, 32, 64], [4, 4], 4);
+    /// 16 x 16 for a workgroup of 128.
+    pub const SLICED: Self = Self::new([16, 16, 64], [4, 4], 8);
     /// 16 x 16 for a workgroup of 256.
-    pub const SLICED: Self = Self::new([16, 16, 64], [4, 4], 16);
+    pub const SLICED_DEEP: Self = Self::new([16, 16, 128], [4, 4], 16);
+    /// 16 x 8 for a workgroup of 256.
+    pub const NARROW: Self = Self::new([16, 8, 128], [4, 4], 32);
+    /// 16 x 8 for a workgroup of 256 and many terms.
+    pub const NARROW_DEEP: Self = Self::new([16, 8, 256], [4, 4], 32);
 
     /// Those that products are [planned](super::Tile::plan) with.
-    pub const ALL: [Self; 4] = [Self::SMALL, Self::MEDIUM, Self::LARGE, Self::SLICED];
+    pub const ALL: [Self; 8] = [
+        Self::LARGE,
+        Self::MEDIUM,
+        Self::SMALL,
+        Self::SMALL_SLICED,
+        Self::SLICED,
+        Self::SLICED_DEEP,
+        Self::NARROW,
+        Self::NARROW_DEEP,
+    ];
 
     const fn new(tile: [u32; 3], own: [u32; 2], slices: u32) -> Self {
         let ([rows, columns, depth], [own_rows, own_columns]) = (tile, own);
-        Self { rows, columns, depth, own_rows, own_columns, slices, ahead: 1 }
+        Self { rows, columns, depth, own_rows, own_columns, slices }
     }
 
     /// Invocations that make the whole tile.
@@ -59,8 +74,8 @@ impl Blocks {
     }
 
     pub(super) fn label(&self) -> String {
-        let Self { rows, columns, depth, own_rows, own_columns, slices, ahead } = *self;
-        format!("{rows}x{columns}x{depth}_{own_rows}x{own_columns}x{slices}_{ahead}")
+        let Self { rows, columns, depth, own_rows, own_columns, slices } = *self;
+        format!("{rows}x{columns}x{depth}_{own_rows}x{own_columns}x{slices}")
     }
 }
 
@@ -75,7 +90,6 @@ struct Side {
     depth: u32,
     threads: u32,
     slices: u32,
-    ahead: u32,
 }
 
 impl Side {
@@ -156,9 +170,7 @@ impl Side {
                         writeln!(text, "let {name}_at{i} = {base} + {row} + {name}_k{i} * {stride};")
                     })
             };
-            for tile in 0..self.ahead {
-                let _ = writeln!(text, "var next{tile}_{name}{i} = vec4<f32>();");
-            }
+            let _ = writeln!(text, "var next_{name}{i} = vec4<f32>();");
         }
         let quads = depth / slices / 4;
         let (turn, moved) = self.turned(&format!("(slice * {quads}u)"));
@@ -179,33 +191,33 @@ impl Side {
         }
     }
 
-    /// Reads the vectors of the tile that begins at `k`, the `tile`th of those on their way.
-    fn fetch(&self, tile: u32, k: &str, stride: &str) -> String {
+    /// Reads the vectors of the tile that begins at `k`.
+    fn fetch(&self, k: &str, stride: &str) -> String {
         let Self { name, .. } = *self;
         let step = if self.along_k { format!("({k})") } else { format!("({k}) * {stride}") };
         let mut text = String::new();
         for i in 0..self.own() {
             let _ = writeln!(
                 text,
-                "next{tile}_{name}{i} = vec4<f32>();\n\
-                 if (({k}) + {name}_k{i} < end) {{ next{tile}_{name}{i} = load_four_{name}({name}_at{i} + {step}); }}"
+                "next_{name}{i} = vec4<f32>();\n\
+                 if (({k}) + {name}_k{i} < end) {{ next_{name}{i} = load_four_{name}({name}_at{i} + {step}); }}"
             );
         }
         text
     }
 
     /// Writes them to shared memory, to `to` and after.
-    fn keep(&self, tile: u32, to: u32) -> String {
+    fn keep(&self, to: u32) -> String {
         let Self { name, threads, .. } = *self;
         let mut text = String::new();
         for i in 0..self.own() {
             if !self.along_k {
-                let _ = writeln!(text, "tile[local + {}u] = next{tile}_{name}{i};", to + i * threads);
+                let _ = writeln!(text, "tile[local + {}u] = next_{name}{i};", to + i * threads);
                 continue;
             }
             for j in 0..4 {
                 let place = format!("{name}_to{i} + {}u", j * self.width());
-                let _ = writeln!(text, "tile[{place}][{name}_row{i} % 4u] = next{tile}_{name}{i}[{j}];");
+                let _ = writeln!(text, "tile[{place}][{name}_row{i} % 4u] = next_{name}{i}[{j}];");
             }
         }
         text
@@ -221,9 +233,9 @@ impl Side {
 
 impl Matmul {
     pub(super) fn quad_tiles(&self, shader: Shader, blocks: &Blocks) -> Shader {
-        let Blocks { rows, columns, depth, own_rows, own_columns, slices, ahead } = *blocks;
+        let Blocks { rows, columns, depth, own_rows, own_columns, slices } = *blocks;
         let threads = blocks.threads();
-        let a = Side { name: "a", along_k: self.a_along_k, size: rows, depth, threads, slices, ahead };
+        let a = Side { name: "a", along_k: self.a_along_k, size: rows, depth, threads, slices };
         let b = Side { name: "b", along_k: self.b_along_k, size: columns, ..a };
         // Invocations beside and above each other.
         let (xs, ys) = (columns / own_columns, rows / own_rows);
@@ -300,30 +312,20 @@ impl Matmul {
         } else {
             (format!("thread / 2u % {xs}u"), format!("thread % 2u + thread / {}u * 2u", 2 * xs))
         };
-        let fetch = |tile: u32, k: &str| a.fetch(tile, k, a_strides[1]) + &b.fetch(tile, k, b_strides[1]);
-        let (mut first, mut steps) = (String::new(), String::new());
-        for tile in 0..ahead {
-            first += &fetch(tile, &format!("first + {}u", tile * depth));
-            if tile > 0 {
-                let _ = writeln!(steps, "if (k + {}u < end) {{", tile * depth);
-            }
-            steps += &(a.keep(tile, 0) + &b.keep(tile, a.vectors()));
-            steps += "workgroupBarrier();\n";
-            steps += &fetch(tile, &format!("k + {}u", (ahead + tile) * depth));
-            let end = if tile > 0 { "}" } else { "" };
-            let _ = writeln!(steps, "{{\n{multiply}}}\nworkgroupBarrier();\n{end}");
-        }
+        let fetch = |k: &str| a.fetch(k, a_strides[1]) + &b.fetch(k, b_strides[1]);
         self.stored(shader)
             .set("TM", rows.to_string())
             .set("TN", columns.to_string())
-            .set("STEP", (ahead * depth).to_string())
+            .set("TK", depth.to_string())
             .set("SLICE", slice.to_string())
             .set("X", x)
             .set("Y", y)
             .set("VECTORS", vectors.to_string())
             .set("DECLARE", declare)
-            .set("FETCH", first)
-            .set("STEPS", steps)
+            .set("FETCH", fetch("first"))
+            .set("FETCH_NEXT", fetch(&format!("k + {depth}u")))
+            .set("KEEP", a.keep(0) + &b.keep(a.vectors()))
+            .set("MULTIPLY", multiply)
             .set("WRITE", write)
     }
 }

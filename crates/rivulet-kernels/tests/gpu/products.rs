@@ -214,7 +214,9 @@ fn products_of_factors_read_four_at_a_time() {
                 // What is written out along k takes a CPU's driver seconds to compile: each order of each factor once for
                 // the larger tiles, and narrow types with the smaller.
                 let tried = match tile {
-                    Tile::Blocks(Blocks::SMALL | Blocks::SLICED) => bits == 3 || input == DType::F32,
+                    Tile::Blocks(Blocks::SMALL | Blocks::SLICED | Blocks::NARROW) => {
+                        bits == 3 || input == DType::F32
+                    }
                     Tile::Blocks(Blocks::LARGE) => input == DType::F32 && matches!(bits, 0 | 3),
                     Tile::Blocks(_) => input == DType::F32 && matches!(bits, 1 | 2),
                     _ => bits == 3,
