@@ -229,10 +229,10 @@ fn products_of_factors_read_four_at_a_time() {
                         a_along_k: bits & 1 != 0,
                         b_along_k: bits & 2 != 0,
                         bias: bits != 0,
-                        activation: None,
+                        activation: (bits & 2 != 0).then_some(Op::Relu),
                         store: if bits & 1 == 0 { ProductStore::Pairs } else { ProductStore::Fours },
                         quads: true,
-                        residual: false,
+                        residual: bits & 2 != 0,
                         split: false,
                     };
                     check(key, problem);
