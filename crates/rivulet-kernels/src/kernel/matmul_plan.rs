@@ -89,18 +89,28 @@ impl Cost {
         Self::new(Tile::Blocks(blocks), [blocks.rows, blocks.columns, blocks.depth], times)
     }
 
-    fn time(&self, extent: &Extent, parts: u32) -> f32 {
-        let [rows, columns, depth] = self.sides;
-        let (m, n) = (extent.m.div_ceil(rows), extent.n.div_ceil(columns));
-        let groups = f32_of(m) * f32_of(n) * f32_of(extent.batches) * f32_of(parts);
-        let rounds = (groups / f32_of(extent.processors.max(1))).ceil();
-        let k = f32_of(extent.k.div_ceil(parts).div_ceil(depth)) * f32_of(depth);
+    /// Workgroups of a product in one part.
+    fn groups(&self, extent: &Extent) -> u32 {
+        let [rows, columns, _] = self.sides;
+        whole(extent.m, rows).saturating_mul(whole(extent.n, columns)).saturating_mul(extent.batches)
+    }
+
+    /// `groups`: of one part.
+    fn time(&self, extent: &Extent, groups: u32, parts: u32) -> f32 {
+        let depth = self.sides[2];
+        let rounds = f32_of(groups.saturating_mul(parts).div_ceil(extent.processors.max(1)));
+        let k = f32_of(whole(extent.k.div_ceil(parts), depth)) * f32_of(depth);
         let product = LAUNCH + (self.alone * k).max(rounds * self.shared * k) + rounds * self.each;
         if parts == 1 {
             return product;
         }
         product + JOIN + SUM * f32_of(parts) * f32_of(extent.m) * f32_of(extent.n) * f32_of(extent.batches)
     }
+}
+
+/// How many of `size`, a power of two, hold `count`; without a division, since every product asks.
+const fn whole(count: u32, size: u32) -> u32 {
+    (count.saturating_add(size - 1)) >> size.trailing_zeros()
 }
 
 /// Counts beyond 2^24 may round: they are compared, not counted.
@@ -123,12 +133,14 @@ impl Tile {
         let cooperative = COOPERATIVE.iter().filter(|_| extent.cooperative);
         let mut best = (f32::INFINITY, Self::Small, 1);
         for cost in cooperative.chain(tiles) {
+            let groups = cost.groups(extent);
             for parts in [1, 2, 4, 8, 16] {
-                let allowed = extent.parts && extent.k / parts >= LEAST;
-                if parts > 1 && !allowed {
+                // Where every processor has a workgroup, parts only cost memory.
+                let busy = groups.saturating_mul(parts / 2) >= extent.processors;
+                if parts > 1 && (busy || !extent.parts || extent.k / parts < LEAST) {
                     break;
                 }
-                let time = cost.time(extent, parts);
+                let time = cost.time(extent, groups, parts);
                 if time < best.0 {
                     best = (time, cost.tile, parts);
                 }
