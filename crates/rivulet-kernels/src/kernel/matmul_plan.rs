@@ -8,7 +8,7 @@
 //!
 //! where the rounds are workgroups over processors, rounded up. A product in parts takes the same with the k of a part, and
 //! then what it takes to put them together: another launch, and the parts written and read. Terms count in whole steps of a
-//! tile. The figures are of an H200 (132 processors at 1980 MHz), `benchmarks/results/2026-11-28-small-products-h100.txt`,
+//! tile. The figures are of an H200 (132 processors at 1980 MHz), `benchmarks/results/2026-11-28-small-products-h200.txt`,
 //! those of cooperative matrices of an H100 (`2026-11-28-products-h100.txt`); on other devices their ratios matter, which
 //! follow from the tiles' shapes. Measure anew with the example `product_tiles`.
 
@@ -30,6 +30,8 @@ pub struct Extent {
     pub processors: u32,
     /// Whether factors are read four at a time.
     pub quads: bool,
+    /// Whether both run along k.
+    pub along_k: bool,
     /// Whether cooperative matrices multiply them.
     pub cooperative: bool,
     /// Whether the product may be cut into parts along k.
@@ -63,15 +65,18 @@ const PLAIN: [Cost; 3] = [
     Cost::new(Tile::Medium, [64, 64, 16], [30.4, 25.5, 300.0]),
     Cost::new(Tile::Small, [32, 32, 16], [18.6, 9.0, 100.0]),
 ];
-const QUADS: [Cost; 8] = [
+const QUADS: [Cost; 11] = [
     Cost::of_blocks(Blocks::LARGE, [94.4, 94.4, 1550.0]),
     Cost::of_blocks(Blocks::MEDIUM, [31.0, 26.3, 490.0]),
     Cost::of_blocks(Blocks::SMALL, [12.1, 7.43, 540.0]),
     Cost::of_blocks(Blocks::SMALL_SLICED, [9.2, 7.55, 610.0]),
+    Cost::of_blocks(Blocks::SMALL_DEEP, [8.37, 8.37, 1770.0]),
     Cost::of_blocks(Blocks::SLICED, [4.36, 3.49, 150.0]),
     Cost::of_blocks(Blocks::SLICED_DEEP, [3.73, 3.73, 340.0]),
     Cost::of_blocks(Blocks::NARROW, [3.2, 2.57, 280.0]),
     Cost::of_blocks(Blocks::NARROW_DEEP, [2.68, 2.38, 350.0]),
+    Cost::of_blocks(Blocks::FLAT, [3.25, 2.6, 285.0]),
+    Cost::of_blocks(Blocks::FLAT_DEEP, [2.2, 2.0, 340.0]),
 ];
 const COOPERATIVE: [Cost; 2] = [
     Cost::new(Tile::Cooperative, [128, 128, 64], [14.3, 12.3, 2350.0]),
@@ -122,10 +127,13 @@ fn f32_of(count: u32) -> f32 {
 impl Tile {
     /// The tile that a product takes the least time with, and how many parts `k` is cut into.
     pub fn plan(extent: &Extent) -> (Self, u32) {
+        // One invocation after another reads a factor across k, which tiles of few rows read worse than skinny ones.
+        let skinny = !(extent.quads && extent.along_k);
         match extent.m {
             1 => return (Self::Skinny1, 1),
-            2..=4 => return (Self::Skinny4, 1),
-            5..=8 => return (Self::Skinny8, 1),
+            2 if !skinny => return (Self::Skinny1, 1),
+            2..=4 if skinny => return (Self::Skinny4, 1),
+            5..=8 if skinny => return (Self::Skinny8, 1),
             9..=16 if !extent.quads => return (Self::Skinny8, 1),
             _ => {}
         }
@@ -156,7 +164,17 @@ mod tests {
 
     fn plan(m: u32, k: u32, n: u32) -> (Tile, u32) {
         let (batches, processors) = (1, 132);
-        Tile::plan(&Extent { m, n, k, batches, processors, quads: true, cooperative: false, parts: true })
+        Tile::plan(&Extent {
+            m,
+            n,
+            k,
+            batches,
+            processors,
+            quads: true,
+            along_k: true,
+            cooperative: false,
+            parts: true,
+        })
     }
 
     #[test]
@@ -180,7 +198,11 @@ mod tests {
         assert_eq!(blocks(32, 1024, 1024), Blocks::SLICED_DEEP);
         assert_eq!(blocks(32, 384, 384), Blocks::NARROW);
         assert_eq!(blocks(32, 1536, 384), Blocks::NARROW_DEEP);
+        assert_eq!(blocks(8, 384, 1536), Blocks::FLAT);
+        assert_eq!(blocks(4, 1024, 1024), Blocks::FLAT_DEEP);
+        assert_eq!(blocks(512, 2048, 256), Blocks::SMALL_DEEP);
         assert_eq!(plan(1, 1024, 1024), (Tile::Skinny1, 1));
+        assert_eq!(plan(2, 1024, 1024), (Tile::Skinny1, 1));
     }
 
     #[test]
@@ -194,6 +216,7 @@ mod tests {
             batches: 1,
             processors: 132,
             quads: true,
+            along_k: true,
             cooperative: false,
             parts: false,
         });

@@ -31,6 +31,8 @@ impl Blocks {
     pub const SMALL: Self = Self::new([32, 32, 32], [4, 4], 2);
     /// 32 x 32 for a workgroup of 256.
     pub const SMALL_SLICED: Self = Self::new([32, 32, 64], [4, 4], 4);
+    /// 32 x 32 for a workgroup of 256 and many terms.
+    pub const SMALL_DEEP: Self = Self::new([32, 32, 128], [8, 8], 16);
     /// 16 x 16 for a workgroup of 128.
     pub const SLICED: Self = Self::new([16, 16, 64], [4, 4], 8);
     /// 16 x 16 for a workgroup of 256.
@@ -39,17 +41,24 @@ impl Blocks {
     pub const NARROW: Self = Self::new([16, 8, 128], [4, 4], 32);
     /// 16 x 8 for a workgroup of 256 and many terms.
     pub const NARROW_DEEP: Self = Self::new([16, 8, 256], [4, 4], 32);
+    /// 8 x 16 for a workgroup of 256.
+    pub const FLAT: Self = Self::new([8, 16, 128], [4, 4], 32);
+    /// 8 x 8 for a workgroup of 256 and many terms.
+    pub const FLAT_DEEP: Self = Self::new([8, 8, 256], [4, 4], 64);
 
     /// Those that products are [planned](super::Tile::plan) with.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::LARGE,
         Self::MEDIUM,
         Self::SMALL,
         Self::SMALL_SLICED,
+        Self::SMALL_DEEP,
         Self::SLICED,
         Self::SLICED_DEEP,
         Self::NARROW,
         Self::NARROW_DEEP,
+        Self::FLAT,
+        Self::FLAT_DEEP,
     ];
 
     const fn new(tile: [u32; 3], own: [u32; 2], slices: u32) -> Self {

@@ -214,7 +214,7 @@ fn products_of_factors_read_four_at_a_time() {
                 // What is written out along k takes a CPU's driver seconds to compile: each order of each factor once for
                 // the larger tiles, and narrow types with the smaller.
                 let tried = match tile {
-                    Tile::Blocks(Blocks::SMALL | Blocks::SLICED | Blocks::NARROW) => {
+                    Tile::Blocks(Blocks::SMALL | Blocks::SLICED | Blocks::NARROW | Blocks::FLAT) => {
                         bits == 3 || input == DType::F32
                     }
                     Tile::Blocks(Blocks::LARGE) => input == DType::F32 && matches!(bits, 0 | 3),

@@ -193,7 +193,7 @@ fn dispatch(
     };
     // The kernels that read vectors are written out along k, which takes a CPU's driver seconds to compile.
     let written_out = device.info().class != AdapterClass::Cpu;
-    let quads = runs(4) && (written_out || m <= 8);
+    let quads = runs(4);
     let shader = &device.info().shader;
     let extent = Extent {
         m,
@@ -201,7 +201,8 @@ fn dispatch(
         k,
         batches,
         processors: processors(device),
-        quads,
+        quads: quads && written_out,
+        along_k: a_along_k && b_along_k,
         cooperative: false,
         parts: outer.is_empty(),
     };
@@ -216,7 +217,7 @@ fn dispatch(
             bias: bias.is_some(),
             activation,
             store: if skinny { ProductStore::One } else { store },
-            quads: quads && (!skinny || a_along_k && b_along_k),
+            quads: skinny && quads && extent.along_k,
             residual: false,
             split: false,
         }
