@@ -77,11 +77,11 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Extent, FUSED_STEPS, Fused, FusedInput,
-    FusedSource, FusedStep, Gather, HeadSize, HeldRow, IntMatmul, JoinRows, Kernel, Layout, LossReduction,
-    MAX_GROUPS, Mask, Matmul, MatmulJoin, MatmulSimd, Nll, NllPass, Norm, NormBackward, NormColumns, Op, Pad,
-    PadMode, Pointwise, Pool, PoolOp, ProductStore, Reduce, ReduceOp, ReduceOutput, ReduceStage,
-    ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore, RowSum, RowThreads, Scan, ScanOp, Scatter,
-    ScatterOp, Search, Sort, SortStep, Tile, Unfold,
+    Attention, AttentionTile, Blocks, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Extent, FUSED_STEPS,
+    Fused, FusedInput, FusedSource, FusedStep, Gather, HeadSize, HeldRow, IntMatmul, JoinRows, Kernel,
+    Layout, LossReduction, MAX_GROUPS, Mask, Matmul, MatmulJoin, MatmulSimd, Nll, NllPass, Norm,
+    NormBackward, NormColumns, Op, Pad, PadMode, Pointwise, Pool, PoolOp, ProductStore, Reduce, ReduceOp,
+    ReduceOutput, ReduceStage, ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore, RowSum,
+    RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep, Tile, Unfold,
 };
 pub use translate::{FloatControls, Target, TranslateError, Translated, translate, translate_wgsl};

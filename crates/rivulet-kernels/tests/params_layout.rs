@@ -38,7 +38,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         pairs: false,
         logsumexp: true,
         quads: false,
-        tile: false,
+        tile: None,
     };
     let step = FusedStep {
         op: Op::Relu,

@@ -41,7 +41,7 @@ fn kernels() -> Vec<Kernel> {
             pairs: true,
             logsumexp: false,
             quads: false,
-            tile: false,
+            tile: None,
         }),
     ]
 }

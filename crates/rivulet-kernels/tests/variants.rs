@@ -237,8 +237,8 @@ const STORES: [ProductStore; 3] = [ProductStore::One, ProductStore::Pairs, Produ
 
 fn products() -> Vec<Kernel> {
     let mut kernels = Vec::new();
-    let tiles =
-        [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8, Tile::Sliced];
+    let mut tiles = vec![Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8];
+    tiles.extend(Blocks::ALL.map(Tile::Blocks));
     for tile in tiles {
         for bits in 0..16 {
             let (a_along_k, b_along_k, bias, quads) =
@@ -246,7 +246,7 @@ fn products() -> Vec<Kernel> {
             let split = false;
             let skinny = matches!(tile, Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8);
             let along_k = a_along_k && b_along_k;
-            if quads && skinny && !along_k || tile == Tile::Sliced && !(quads && along_k) {
+            if quads != matches!(tile, Tile::Blocks(_)) && !(skinny && along_k) {
                 continue;
             }
             for (input, output) in [
@@ -255,6 +255,11 @@ fn products() -> Vec<Kernel> {
                 (DType::BF16, DType::BF16),
                 (DType::BF16, DType::F32),
             ] {
+                // Between tiles that differ in sizes alone, narrow types differ in nothing.
+                let few = [Blocks::SMALL, Blocks::MEDIUM, Blocks::NARROW].map(Tile::Blocks);
+                if matches!(tile, Tile::Blocks(_)) && output != DType::F32 && !few.contains(&tile) {
+                    continue;
+                }
                 for store in STORES {
                     if store != ProductStore::One && skinny
                         || store == ProductStore::Pairs && output == DType::F32
@@ -542,20 +547,26 @@ fn attention_translates() {
             for head in HeadSize::ALL {
                 for bits in 0..32 {
                     let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
-                    let (quads, tile) = (bits & 8 != 0, bits & 16 != 0);
-                    if tile && !head.has_tile() {
-                        continue;
+                    let quads = bits & 8 != 0;
+                    let tiles: &[(u32, u32)] = match head {
+                        _ if bits & 16 == 0 => &[(0, 0)],
+                        HeadSize::Upto32 => &[(64, 1), (32, 2), (16, 2)],
+                        HeadSize::Upto64 => &[(32, 1), (16, 2)],
+                        _ => &[],
+                    };
+                    for &(queries, slices) in tiles {
+                        let tile = (slices > 0).then_some(AttentionTile { queries, slices });
+                        kernels.push(Kernel::Attention(Attention {
+                            dtype,
+                            mask,
+                            causal,
+                            head,
+                            pairs,
+                            logsumexp,
+                            quads,
+                            tile,
+                        }));
                     }
-                    kernels.push(Kernel::Attention(Attention {
-                        dtype,
-                        mask,
-                        causal,
-                        head,
-                        pairs,
-                        logsumexp,
-                        quads,
-                        tile,
-                    }));
                 }
             }
         }

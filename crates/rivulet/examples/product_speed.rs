@@ -1,4 +1,4 @@
-//! How fast a device multiplies matrices: `cargo run --release -p rivulet --example product_speed -- [adapter]`.
+//! How fast a device multiplies matrices: `cargo run --release -p rivulet --example product_speed -- [adapter [type]]`.
 //!
 //! Prints TFLOP/s (2 n³ a product) of square matrices of each size and type, a row-major product and one by a
 //! transposed right factor, of the layers of small models, and of a 3 x 3 convolution. Every figure is the best of five
@@ -128,7 +128,9 @@ fn main() -> Outcome<()> {
     // A device that is a CPU would take minutes.
     let small = device.info().class == rivulet_hal::AdapterClass::Cpu;
     let sizes: &[u64] = if small { &[256] } else { &[1024, 2048, 4096, 8192] };
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
+    let asked = std::env::args().nth(2);
+    let types = [DType::F32, DType::F16, DType::BF16].into_iter();
+    for dtype in types.filter(|dtype| asked.as_ref().is_none_or(|asked| asked == dtype.name())) {
         for &n in sizes {
             products(&device, dtype, n)?;
         }

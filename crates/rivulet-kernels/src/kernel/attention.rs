@@ -30,6 +30,43 @@ pub enum HeadSize {
     Upto256,
 }
 
+/// What a workgroup of the kernel on tiles takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionTile {
+    /// Queries of one head: 16, 32 or 64, the last of heads up to 32 alone.
+    pub queries: u32,
+    /// Slices that share out the keys, 32 at a time: 1 or 2, the latter with up to 32 queries of heads up to 32, or 16 of heads
+    /// up to 64.
+    pub slices: u32,
+}
+
+/// Queries from which on the kernel on tiles leaves few of its invocations without work.
+const TILE_QUERIES: u32 = 20;
+
+impl AttentionTile {
+    /// What takes the least time for `queries` and `keys` of `heads` heads of all batches, by measurements on an H200 (132
+    /// processors): large tiles, but smaller ones in slices where those alone do not give each processor a workgroup. None
+    /// where the kernel on tiles does not suit.
+    pub fn choose(head: HeadSize, queries: u32, keys: u32, heads: u32, processors: u32) -> Option<Self> {
+        let large = match head {
+            HeadSize::Upto32 => 64,
+            HeadSize::Upto64 => 32,
+            HeadSize::Upto128 | HeadSize::Upto256 => return None,
+        };
+        if queries < TILE_QUERIES {
+            return None;
+        }
+        let small = large / 2;
+        let groups = queries.div_ceil(small).saturating_mul(heads);
+        // A second slice has no key of the first 32.
+        if keys > 32 && groups <= processors {
+            Some(Self { queries: small, slices: 2 })
+        } else {
+            Some(Self { queries: large, slices: 1 })
+        }
+    }
+}
+
 /// Key of an attention kernel. Bindings: out, q, k, v, then mask and logsumexp (float32) where there are such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {
@@ -49,9 +86,8 @@ pub struct Attention {
     /// True where q, k and v are read four elements at a time: their offsets, strides and the head size are multiples of
     /// four.
     pub quads: bool,
-    /// True for a kernel that takes 64 queries of heads up to 32, or 32 of heads up to 64, in a workgroup. Not for larger
-    /// heads.
-    pub tile: bool,
+    /// What a workgroup of the kernel on tiles takes; none for the kernel that serves few queries and large heads.
+    pub tile: Option<AttentionTile>,
 }
 
 impl HeadSize {
@@ -91,21 +127,20 @@ impl Attention {
     }
 
     fn tile(&self) -> bool {
-        self.tile && self.head.has_tile()
+        self.tile.is_some() && self.head.has_tile()
     }
 
     /// Queries of a workgroup: fewer where they would fill the shared memory.
     fn queries(&self) -> u32 {
         match self.head {
-            HeadSize::Upto32 if self.tile => 64,
-            HeadSize::Upto64 if self.tile => 32,
             HeadSize::Upto256 => 8,
-            _ => 16,
+            HeadSize::Upto32 | HeadSize::Upto64 => self.tile.map_or(16, |tile| tile.queries),
+            HeadSize::Upto128 => 16,
         }
     }
 
     fn threads(&self) -> u32 {
-        if self.tile() { self.queries() * 2 } else { 128 }
+        self.tile.filter(|_| self.tile()).map_or(128, |tile| tile.queries * tile.slices * 2)
     }
 
     pub(super) fn label(&self) -> String {
@@ -118,7 +153,8 @@ impl Attention {
         let pairs = if self.pairs { "_pairs" } else { "" };
         let kept = if self.logsumexp { "_logsumexp" } else { "" };
         let quads = if self.quads { "_quads" } else { "" };
-        let tile = if self.tile() { "_tile" } else { "" };
+        let tile = self.tile.filter(|_| self.tile());
+        let tile = tile.map_or(String::new(), |tile| format!("_tile{}x{}", tile.queries, tile.slices));
         let (dtype, dim) = (self.dtype.name(), self.head.dim());
         format!("attention_{dtype}_{dim}{mask}{causal}{pairs}{kept}{quads}{tile}")
     }
@@ -273,19 +309,70 @@ impl Attention {
             .set("KEEP", self.keep("lane", "highest", "sum", "query"))
     }
 
+    /// Keys or values on their way: where they begin in memory, their reading, and their writing to shared memory.
+    fn on_the_way(&self, name: &str, base: &str, stride: &str, slice: u32) -> [String; 4] {
+        let vectors = self.head.dim() / 4;
+        let (mut declare, mut fetch, mut next, mut keep) =
+            (String::new(), String::new(), String::new(), String::new());
+        for i in 0..(32 * vectors).div_ceil(slice) {
+            let at = format!("(thread + {}u)", i * slice);
+            // Writing to a String cannot fail.
+            let _ = writeln!(declare, "let {name}_row{i} = {at} / {vectors}u;");
+            let _ = writeln!(declare, "let {name}_d{i} = {at} % {vectors}u * 4u;");
+            let _ = writeln!(declare, "var next_{name}{i} = vec4<f32>();");
+            for (text, first) in [(&mut fetch, "slice * 32u"), (&mut next, "first + $STEPu")] {
+                let start = format!("{base} + min({first} + {name}_row{i}, p.keys - 1u) * {stride}");
+                let _ = writeln!(text, "next_{name}{i} = four_{name}({start}, {name}_d{i});");
+            }
+            if name == "v" {
+                let _ = writeln!(keep, "tile[own_tile + {at}] = next_v{i};");
+                continue;
+            }
+            for j in 0..4 {
+                let place = format!("(k_d{i} + {j}u) * 9u + k_row{i} / 4u");
+                let _ = writeln!(keep, "tile[own_tile + {place}][k_row{i} % 4u] = next_k{i}[{j}];");
+            }
+        }
+        [declare, fetch, format!("if (start + $STEPu < end) {{\n{next}}}"), keep]
+    }
+
     fn tiles(&self, shader: Shader) -> Shader {
         let (queries, dim) = (self.queries(), self.head.dim());
+        let slices = self.tile.map_or(1, |tile| tile.slices);
+        let slice = queries * 2;
         // A vector more than there are queries, so that rows begin in other banks.
         let (vectors, pitch) = (dim / 4, queries / 4 + 1);
         let own = vectors / 8;
+        let [declare_k, fetch_k, next_k, keep_k] = self.on_the_way("k", "base.z", "p.row_strides.z", slice);
+        let [declare_v, fetch_v, next_v, keep_v] = self.on_the_way("v", "base.w", "p.row_strides.w", slice);
         let (mut declare, mut scale, mut gather, mut write) =
-            (String::new(), String::new(), String::new(), String::new());
+            (declare_k + &declare_v, String::new(), String::new(), String::new());
         for v in 0..own {
-            let _ = writeln!(gather, "let b{v} = tile_v[j * {vectors}u + x + {}u];", v * 8);
+            let _ = writeln!(gather, "let b{v} = tile[own_tile + j * {vectors}u + x + {}u];", v * 8);
+        }
+        let mut join = String::new();
+        if slices > 1 {
+            // What has been added up so far is for the highest score of a slice.
+            join += "workgroupBarrier();\nif (x == 0u) {\n";
+            let _ = writeln!(join, "parts[slice * {}u + y] = highest;", queries / 2);
+            let _ = writeln!(join, "parts[slice * {}u + {}u + y] = total;\n}}", queries / 2, queries / 4);
+            join += "workgroupBarrier();\nvar top = highest;\n";
+            for other in 0..slices {
+                let _ = writeln!(join, "let highest{other} = parts[{}u + y];", other * (queries / 2));
+                let _ = writeln!(join, "top = max(top, highest{other});");
+            }
+            join += "total = vec4<f32>();\n";
+            for other in 0..slices {
+                let place = other * (queries / 2) + queries / 4;
+                let _ =
+                    writeln!(join, "total = fma(parts[{place}u + y], weights(highest{other}, top), total);");
+            }
+            join += "let factor = weights(highest, top);\nhighest = top;\n";
         }
         for r in 0..4 {
             let query = format!("query + {r}u");
-            let _ = writeln!(write, "if ({query} < p.queries) {{");
+            let mine = if slices > 1 { format!(" && slice == {}u", r % slices) } else { String::new() };
+            let _ = writeln!(write, "if ({query} < p.queries{mine}) {{");
             // A query that sees no key gives 0, as PyTorch's safe softmax.
             let _ = writeln!(write, "let share = select(1.0 / total[{r}], 0.0, is_zero(total[{r}]));");
             let _ = writeln!(write, "let to = base.x + ({query}) * p.row_strides.x;");
@@ -293,22 +380,64 @@ impl Attention {
                 let _ = writeln!(declare, "var o{r}_{v} = vec4<f32>();");
                 let _ = writeln!(scale, "o{r}_{v} = o{r}_{v} * factor[{r}];");
                 let _ = writeln!(gather, "o{r}_{v} = fma(vec4<f32>(a[{r}]), b{v}, o{r}_{v});");
-                let _ = writeln!(write, "store_four(to, (x + {}u) * 4u, o{r}_{v} * share);", v * 8);
+                let value = if slices > 1 {
+                    let at = r * own + v;
+                    let place =
+                        |of: String| format!("tile[({of} * {}u + {at}u) * {slice}u + thread]", own * 4);
+                    let _ = writeln!(join, "{} = o{r}_{v} * factor[{r}];", place("slice".to_owned()));
+                    (0..slices).map(|other| place(format!("{other}u"))).collect::<Vec<_>>().join(" + ")
+                } else {
+                    format!("o{r}_{v}")
+                };
+                let _ = writeln!(write, "store_four(to, (x + {}u) * 4u, ({value}) * share);", v * 8);
             }
             let (highest, total) = (format!("highest[{r}]"), format!("total[{r}]"));
             let _ = writeln!(write, "{}\n}}", self.keep("x", &highest, &total, &format!("({query})")));
+        }
+        if slices > 1 {
+            join += "workgroupBarrier();";
         }
         shader
             .set("DIM", dim.to_string())
             .set("ROWS", (queries / 4).to_string())
             .set("VECTORS", vectors.to_string())
+            .set("SLICES", slices.to_string())
+            .set("SLICE", slice.to_string())
+            .set("STEP", (32 * slices).to_string())
             .set("Q_PITCH", pitch.to_string())
             .set("Q_VECTORS", (dim * pitch).to_string())
-            .set("TILE_VECTORS", (dim * 9).max(32 * pitch).to_string())
-            .set("V_VECTORS", (32 * vectors).to_string())
+            .set("KV_VECTORS", (dim * 9).to_string())
+            .set("TILE_VECTORS", (dim * 9 * slices).to_string())
+            .set("OWN_W_VECTORS", (32 * pitch).to_string())
+            .set("W_VECTORS", (32 * pitch * slices).to_string())
+            .set("FETCH_K", fetch_k)
+            .set("FETCH_V", fetch_v)
+            .set("FETCH_NEXT_K", next_k)
+            .set("FETCH_NEXT_V", next_v)
+            .set("KEEP_K", keep_k)
+            .set("KEEP_V", keep_v)
             .set("DECLARE", declare)
             .set("SCALE", scale)
             .set("GATHER", gather)
+            .set("JOIN", join)
             .set("WRITE", write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_heads_with_many_keys_are_cut_into_smaller_tiles() {
+        let tile = |head, length, heads| AttentionTile::choose(head, length, length, heads, 132);
+        let some = |queries, slices| Some(AttentionTile { queries, slices });
+        assert_eq!(tile(HeadSize::Upto32, 64, 64), some(32, 2));
+        assert_eq!(tile(HeadSize::Upto32, 64, 128), some(64, 1));
+        assert_eq!(tile(HeadSize::Upto32, 32, 12), some(64, 1));
+        assert_eq!(tile(HeadSize::Upto64, 128, 12), some(16, 2));
+        assert_eq!(tile(HeadSize::Upto64, 128, 96), some(32, 1));
+        assert_eq!(tile(HeadSize::Upto64, 19, 12), None);
+        assert_eq!(tile(HeadSize::Upto128, 128, 12), None);
     }
 }

@@ -128,6 +128,8 @@ impl HeldRow {
     }
 
     fn softmax(&self, shader: Shader, log: bool) -> Shader {
+        // Rows of 16 bits are as long in arithmetic as rows of twice their bytes: rounding hides what is saved here.
+        let short = !self.output.is_wide();
         let load =
             self.each("var x$V = vec4<f32>(-inf_f32());\nif ($IN) { x$V = load_four_x(source + $E); }");
         let mut statistics = "var top = -inf_f32();\n".to_owned();
@@ -144,11 +146,18 @@ impl HeldRow {
         let value = if log {
             statistics += "\nlet divisor = log_f32(all);";
             "(x$V - top) - divisor"
+        } else if short {
+            statistics += "\nlet share = 1.0 / all;";
+            "x$V * share"
         } else {
             "x$V / all"
         };
         let write = self.each(&format!("if ($IN) {{ store_four_out(to + $E, {value}); }}"));
-        shader.set("LOAD", load).set("STATISTICS", statistics).set("WRITE", write)
+        shader
+            .set("EXP", if short { "exp_short" } else { "exp_f32" })
+            .set("LOAD", load)
+            .set("STATISTICS", statistics)
+            .set("WRITE", write)
     }
 
     /// Mean, then the mean square of what is left; see `row_norm.wgsl`.
@@ -171,6 +180,7 @@ impl HeldRow {
                 format!("{places}\n{load}")
             }
         };
+        shader = shader.set("EXP", "exp_f32");
         let mut statistics = "var mean = 0.0;\nvar left_over = 0.0;\n".to_owned();
         if centered {
             statistics += &self.each("mean += total(x$V);");

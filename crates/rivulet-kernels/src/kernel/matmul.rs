@@ -30,9 +30,8 @@ pub enum Tile {
     Cooperative,
     /// 64 x 64 for a workgroup of 128, on cooperative matrices.
     SmallCooperative,
-    /// 16 x 16 for a workgroup of 256, of which each eighth takes other terms: for small products with many terms. Both
-    /// factors run along k and are read four elements at a time.
-    Sliced,
+    /// As it says, with factors that are read four elements at a time ([`Matmul::quads`]).
+    Blocks(Blocks),
 }
 
 /// Key of a matrix product. Bindings: out, a, b, and bias where there is one.
@@ -59,7 +58,7 @@ pub struct Matmul {
     pub store: ProductStore,
     /// True where the factors are read four elements at a time, eight on cooperative matrices: along k or across it, as
     /// the flags above say, elements are neighbours, their number and all offsets and strides but that are multiples of
-    /// that. Skinny tiles do so where both run along k.
+    /// that. Of the tiles that can do both, skinny ones, where both factors run along k; others do by what they are.
     pub quads: bool,
     /// True for a part of k in each workgroup: sums of products, which [`MatmulJoin`](super::MatmulJoin) puts together.
     /// The output is float32, without bias and activation. Not for skinny tiles.
@@ -139,7 +138,10 @@ impl Tile {
         }
     }
 
-    pub(super) const fn label(self) -> &'static str {
+    pub(super) fn label(self) -> String {
+        if let Self::Blocks(blocks) = self {
+            return blocks.label();
+        }
         match self {
             Self::Small => "small",
             Self::Medium => "medium",
@@ -149,18 +151,9 @@ impl Tile {
             Self::Skinny8 => "skinny8",
             Self::Cooperative => "cooperative",
             Self::SmallCooperative => "cooperative64",
-            Self::Sliced => "sliced",
+            Self::Blocks(_) => "blocks",
         }
-    }
-
-    /// The tile whose factors are read four elements at a time, by what was fastest on an H100.
-    const fn blocks(self) -> Option<Blocks> {
-        match self {
-            Self::Small => Some(Blocks { rows: 32, columns: 32, depth: 32, own_rows: 4, own_columns: 4 }),
-            Self::Medium => Some(Blocks { rows: 64, columns: 64, depth: 32, own_rows: 8, own_columns: 4 }),
-            Self::Large => Some(Blocks { rows: 128, columns: 128, depth: 32, own_rows: 8, own_columns: 8 }),
-            _ => None,
-        }
+        .to_owned()
     }
 
     /// Whether the tile is one of cooperative matrices.
@@ -183,8 +176,10 @@ impl Tile {
 
     /// Rows and columns; none of skinny tiles.
     const fn sides(self) -> Option<[u32; 2]> {
+        if let Self::Blocks(blocks) = self {
+            return Some([blocks.rows, blocks.columns]);
+        }
         match (self.shape(), self.fragments()) {
-            _ if matches!(self, Self::Sliced) => Some([16; 2]),
             (Some(shape), _) => Some([shape.rows, shape.columns]),
             (_, Some(fragments)) => Some([fragments.rows, fragments.columns]),
             _ => None,
@@ -255,19 +250,20 @@ impl Matmul {
     }
 
     fn threads(&self) -> u32 {
-        match (self.tile.shape(), self.tile.blocks(), self.tile.fragments()) {
-            (_, _, Some(fragments)) => fragments.threads(),
-            (_, Some(blocks), _) if self.quads() => blocks.threads(),
-            (Some(shape), ..) => shape.threads(),
+        match (self.tile, self.tile.shape(), self.tile.fragments()) {
+            (Tile::Blocks(blocks), ..) => blocks.threads(),
+            (_, Some(shape), _) => shape.threads(),
+            (.., Some(fragments)) => fragments.threads(),
             _ => 256,
         }
     }
 
     fn quads(&self) -> bool {
-        let along_k = self.a_along_k && self.b_along_k;
-        self.tile.fragments().is_some()
-            || self.tile == Tile::Sliced
-            || (self.quads && (along_k || self.tile.shape().is_some()))
+        match self.tile {
+            Tile::Blocks(_) => true,
+            Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8 => self.quads && self.a_along_k && self.b_along_k,
+            tile => tile.is_cooperative(),
+        }
     }
 
     fn store(&self) -> ProductStore {
@@ -279,36 +275,20 @@ impl Matmul {
     }
 
     pub(super) fn wgsl(&self) -> String {
-        let body = match self.tile.shape() {
-            _ if self.tile.fragments().is_some() => concat!(
-                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
-                include_str!("../../wgsl/kernel/matmul_store.wgsl"),
-                include_str!("../../wgsl/kernel/matmul_cooperative.wgsl")
-            ),
-            Some(_) if self.quads() => {
-                concat!(
-                    include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
-                    include_str!("../../wgsl/kernel/matmul_store.wgsl"),
-                    include_str!("../../wgsl/kernel/matmul_quads.wgsl")
-                )
+        macro_rules! body {
+            ($($file:literal)*) => { concat!($(include_str!(concat!("../../wgsl/kernel/", $file)),)*) };
+        }
+        let body = match self.tile {
+            Tile::Blocks(_) => body!("matmul_finish.wgsl" "matmul_store.wgsl" "matmul_quads.wgsl"),
+            Tile::Cooperative | Tile::SmallCooperative => {
+                body!("matmul_finish.wgsl" "matmul_store.wgsl" "matmul_cooperative.wgsl")
             }
-            Some(_) => {
-                concat!(
-                    include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
-                    include_str!("../../wgsl/kernel/matmul_store.wgsl"),
-                    include_str!("../../wgsl/kernel/matmul_tile.wgsl")
-                )
+            Tile::Small | Tile::Medium | Tile::Large => {
+                body!("matmul_finish.wgsl" "matmul_store.wgsl" "matmul_tile.wgsl")
             }
-            None if self.tile == Tile::Sliced => concat!(
-                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
-                include_str!("../../wgsl/kernel/matmul_store.wgsl"),
-                include_str!("../../wgsl/kernel/matmul_sliced.wgsl")
-            ),
-            None => concat!(
-                include_str!("../../wgsl/kernel/matmul_finish.wgsl"),
-                include_str!("../../wgsl/kernel/matmul_skinny_sum.wgsl"),
-                include_str!("../../wgsl/kernel/matmul_skinny.wgsl")
-            ),
+            Tile::Skinny1 | Tile::Skinny4 | Tile::Skinny8 => {
+                body!("matmul_finish.wgsl" "matmul_skinny_sum.wgsl" "matmul_skinny.wgsl")
+            }
         };
         let load = if self.tile.fragments().is_some() {
             Access::Vectors
@@ -338,11 +318,10 @@ impl Matmul {
             let shader = finished(shader, self.output, self.bias, self.activation);
             if self.residual { self.with_residual(shader) } else { shader }
         };
-        match (self.tile.shape(), self.tile.blocks(), self.tile.fragments()) {
-            (_, _, Some(fragments)) => self.cooperative(shader, &fragments),
-            (_, Some(blocks), _) if self.quads() => self.quad_tiles(shader, &blocks),
-            (Some(shape), ..) => self.tiled(shader, &shape),
-            _ if self.tile == Tile::Sliced => self.slices(shader),
+        match (self.tile, self.tile.shape(), self.tile.fragments()) {
+            (Tile::Blocks(blocks), ..) => self.quad_tiles(shader, &blocks),
+            (.., Some(fragments)) => self.cooperative(shader, &fragments),
+            (_, Some(shape), _) => self.tiled(shader, &shape),
             _ => self.skinny_body(shader),
         }
         .finish()

@@ -28,7 +28,7 @@ mod search;
 mod sort;
 mod unfold;
 
-pub use attention::{Attention, HeadSize, Mask};
+pub use attention::{Attention, AttentionTile, HeadSize, Mask};
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use fused::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep};
@@ -41,6 +41,7 @@ pub use matmul::{Matmul, Tile};
 pub use matmul_join::{MatmulJoin, ProductStore};
 pub use matmul_plan::Extent;
 pub use matmul_simd::MatmulSimd;
+pub use matmul_vectors::Blocks;
 pub use norm_columns::NormColumns;
 pub use ops::Op;
 pub use pad::{Pad, PadMode};

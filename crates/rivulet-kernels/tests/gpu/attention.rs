@@ -5,7 +5,7 @@ use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
 use rivulet_kernels::params::AttentionParams;
-use rivulet_kernels::{Attention, DType, HeadSize, Kernel, Mask};
+use rivulet_kernels::{Attention, AttentionTile, DType, HeadSize, Kernel, Mask};
 
 fn numbers(dtype: DType, count: usize, seed: u64) -> Vec<f64> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -110,7 +110,7 @@ fn attention_is_what_it_is_defined_as() {
                 {
                     let head = HeadSize::choose(dim).unwrap();
                     let pairs = dim % 2 == 0;
-                    let (logsumexp, quads, tile) = (false, false, false);
+                    let (logsumexp, quads, tile) = (false, false, None);
                     let key = Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile };
                     check(key, queries, keys, dim as usize);
                 }
@@ -126,10 +126,20 @@ fn attention_on_tiles_and_by_fours() {
     let wide =
         f32_masks.iter().flat_map(|&mask| [false, true].map(|causal| (DType::F32, mask, causal, true)));
     let narrow = [(DType::F16, Mask::None, true, false), (DType::BF16, Mask::Bool, false, true)];
-    for (dtype, mask, causal, quads) in wide.chain(narrow) {
-        for (queries, keys, dim) in [(70, 66, 24), (40, 67, 64)] {
+    let tiles = [
+        ((64, 1), (70, 66, 24)),
+        ((16, 2), (20, 130, 64)),
+        ((32, 1), (40, 67, 64)),
+        ((16, 1), (20, 33, 32)),
+        ((32, 2), (40, 70, 24)),
+        ((16, 2), (35, 33, 20)),
+    ];
+    for (turn, (dtype, mask, causal, quads)) in wide.chain(narrow).enumerate() {
+        // Each is compiled anew, which takes a CPU's driver seconds: two of the tiles each time.
+        for (tile, (queries, keys, dim)) in tiles.into_iter().skip(turn % 3).step_by(3) {
             let head = HeadSize::choose(dim).unwrap();
-            let (pairs, logsumexp, tile) = (true, false, true);
+            let (pairs, logsumexp) = (true, false);
+            let tile = Some(AttentionTile { queries: tile.0, slices: tile.1 });
             check(
                 Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile },
                 queries,
@@ -140,7 +150,7 @@ fn attention_on_tiles_and_by_fours() {
     }
     for (dtype, dim) in [(DType::F32, 80), (DType::F16, 200), (DType::BF16, 28)] {
         let head = HeadSize::choose(dim).unwrap();
-        let (mask, pairs, logsumexp, quads, tile) = (Mask::None, true, false, true, false);
+        let (mask, pairs, logsumexp, quads, tile) = (Mask::None, true, false, true, None);
         let key = Attention { dtype, mask, causal: false, head, pairs, logsumexp, quads, tile };
         check(key, 17, 35, dim as usize);
     }

@@ -2,7 +2,10 @@
 
 #[path = "../../../rivulet-hal/tests/common/adapter.rs"]
 mod adapter;
+#[path = "memory.rs"]
+mod memory;
 
+use memory::{bytes, set_bytes};
 use rivulet_hal::vulkan::{self, Options};
 use rivulet_hal::{
     Binding, BufferRange, ByteRange, Device, Memory, MemoryUsage, Pipeline, PipelineDesc, PipelineSource,
@@ -107,23 +110,6 @@ fn compile(device: &Arc<dyn Device>, kernel: &Kernel) -> Arc<dyn Pipeline> {
         workgroup: kernel.workgroup(),
     };
     device.pipeline(&desc).unwrap()
-}
-
-fn bytes(memory: &Arc<dyn Memory>, len: usize) -> Vec<u8> {
-    let range = ByteRange { start: 0, end: len as u64 };
-    memory.begin_host_access(range, false).unwrap();
-    // SAFETY: the range was accepted as lying inside the memory, and the access is announced.
-    let copy = unsafe { std::slice::from_raw_parts(memory.host_ptr().unwrap().as_ptr(), len) }.to_vec();
-    memory.end_host_access(range, false).unwrap();
-    copy
-}
-
-fn set_bytes(memory: &Arc<dyn Memory>, values: &[u8]) {
-    let range = ByteRange { start: 0, end: values.len() as u64 };
-    memory.begin_host_access(range, true).unwrap();
-    // SAFETY: as in `bytes`; the source is a slice of our own.
-    unsafe { std::ptr::copy(values.as_ptr(), memory.host_ptr().unwrap().as_ptr(), values.len()) };
-    memory.end_host_access(range, true).unwrap();
 }
 
 /// Skips a test where there is no device.

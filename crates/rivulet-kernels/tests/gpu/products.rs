@@ -5,7 +5,7 @@ use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{DType, Kernel, Matmul, MatmulJoin, Op, ProductStore, Tile};
+use rivulet_kernels::{Blocks, DType, Kernel, Matmul, MatmulJoin, Op, ProductStore, Tile};
 
 fn numbers(dtype: DType, count: usize, seed: u64) -> Vec<f64> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -204,19 +204,21 @@ fn products_of_factors_read_four_at_a_time() {
         Problem { m: 132, n: 136, k: 20, outer: 1, batch: 1 },
         Problem { m: 20, n: 12, k: 600, outer: 1, batch: 1 },
     ];
-    let tiles =
-        [Tile::Small, Tile::Medium, Tile::Large, Tile::Skinny1, Tile::Skinny4, Tile::Skinny8, Tile::Sliced];
+    let mut tiles = vec![Tile::Skinny1, Tile::Skinny4, Tile::Skinny8];
+    tiles.extend(Blocks::ALL.map(Tile::Blocks));
     for tile in tiles {
         for bits in 0..4 {
             for (input, output) in
                 [(DType::F32, DType::F32), (DType::F16, DType::F16), (DType::BF16, DType::F32)]
             {
                 // What is written out along k takes a CPU's driver seconds to compile: each order of each factor once for
-                // the larger tiles, and narrow types with the smallest.
+                // the larger tiles, and narrow types with the smaller.
                 let tried = match tile {
-                    Tile::Small => bits == 3 || input == DType::F32,
-                    Tile::Medium => input == DType::F32 && matches!(bits, 1 | 2),
-                    Tile::Large => input == DType::F32 && matches!(bits, 0 | 3),
+                    Tile::Blocks(Blocks::SMALL | Blocks::SLICED | Blocks::NARROW | Blocks::FLAT) => {
+                        bits == 3 || input == DType::F32
+                    }
+                    Tile::Blocks(Blocks::LARGE) => input == DType::F32 && matches!(bits, 0 | 3),
+                    Tile::Blocks(_) => input == DType::F32 && matches!(bits, 1 | 2),
                     _ => bits == 3,
                 };
                 for problem in sizes.iter().filter(|_| tried) {
@@ -227,10 +229,10 @@ fn products_of_factors_read_four_at_a_time() {
                         a_along_k: bits & 1 != 0,
                         b_along_k: bits & 2 != 0,
                         bias: bits != 0,
-                        activation: None,
+                        activation: (bits & 2 != 0).then_some(Op::Relu),
                         store: if bits & 1 == 0 { ProductStore::Pairs } else { ProductStore::Fours },
                         quads: true,
-                        residual: false,
+                        residual: bits & 2 != 0,
                         split: false,
                     };
                     check(key, problem);
@@ -248,14 +250,16 @@ fn products_in_parts_along_k() {
         Problem { m: 132, n: 136, k: 200, outer: 1, batch: 1 },
         Problem { m: 40, n: 4, k: 4, outer: 1, batch: 2 },
     ];
-    for tile in [Tile::Small, Tile::Medium, Tile::Large] {
-        for bits in 0..8 {
+    let tiles = [Tile::Small, Tile::Medium, Tile::Large].into_iter().chain(Blocks::ALL.map(Tile::Blocks));
+    for tile in tiles {
+        let quads = matches!(tile, Tile::Blocks(_));
+        for bits in 0..4 {
             for (input, output) in [(DType::F32, DType::F32), (DType::F16, DType::F16)] {
                 for problem in &sizes {
                     let odd = Problem { m: problem.m, n: problem.n + 1, k: problem.k - 1, ..*problem };
-                    let quads = bits & 4 != 0;
                     // Written out along k: see above.
-                    if quads && (input == DType::F16 || tile != Tile::Small || !matches!(bits, 4 | 7)) {
+                    let large = tile == Tile::Blocks(Blocks::LARGE);
+                    if quads && (input == DType::F16 || large || bits != 3) {
                         continue;
                     }
                     let key = Matmul {

@@ -48,7 +48,7 @@ fn total(x: vec4<f32>) -> f32 {
     return (x.x + x.y) + (x.z + x.w);
 }
 fn exponentials(x: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(exp_f32(x.x), exp_f32(x.y), exp_f32(x.z), exp_f32(x.w));
+    return vec4<f32>($EXP(x.x), $EXP(x.y), $EXP(x.z), $EXP(x.w));
 }
 
 @compute @workgroup_size(256)

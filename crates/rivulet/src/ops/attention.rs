@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use super::launch::{launch, require};
+use super::launch::{launch, processors, require, word};
 use super::temporary::{Input, Output};
 use super::view::{Strides, View};
 use super::{DType, Scalar, fill, no_kernel, refuse};
@@ -8,13 +8,10 @@ use crate::Device;
 use crate::error::Result;
 use crate::ids::Access;
 use rivulet_kernels::params::AttentionParams;
-use rivulet_kernels::{Attention, Features, HeadSize, Kernel, MAX_GROUPS, Mask};
+use rivulet_kernels::{Attention, AttentionTile, Features, HeadSize, Kernel, MAX_GROUPS, Mask};
 use smallvec::SmallVec;
 
 const OP: &str = "attention";
-
-/// Queries from which on the kernel on tiles leaves few of its invocations without work.
-const TILE_QUERIES: u64 = 20;
 
 /// `out = softmax(scale q kᵀ + mask) v`, for `[batch, heads, length, size]` tensors of one floating-point type and any
 /// strides. The heads of `q` are a multiple of those of `k` and `v`, which groups of them share; all have one head size,
@@ -87,7 +84,13 @@ pub fn attention(
             pairs: !out.dtype.is_wide() && dim.is_multiple_of(2) && even(&written),
             logsumexp: logsumexp.is_some(),
             quads: dim.is_multiple_of(4) && fourth(&q) && fourth(&k) && fourth(&v),
-            tile: head.has_tile() && queries >= TILE_QUERIES,
+            tile: AttentionTile::choose(
+                head,
+                word(queries),
+                word(keys),
+                word(batch * heads),
+                processors(device),
+            ),
         };
         let views = [&*written, &*q, &*k, &*v];
         let stride = |dim: usize| views.map(|view| view.strides[dim] as u32);

@@ -17,6 +17,11 @@ const INLINE: usize = 6;
 /// Workgroups that keep any device busy; more parts than that only cost memory.
 pub(super) const FILL: u32 = 512;
 
+/// Processors that workgroups are shared out to; those of a large device where it does not tell.
+pub(super) fn processors(device: &Device) -> u32 {
+    device.info().shader.processors.unwrap_or(128)
+}
+
 /// Operands of one dispatch, in binding order.
 pub(super) type Operands<'v, 'b> = SmallVec<[(&'v View<'b>, Access); 8]>;
 

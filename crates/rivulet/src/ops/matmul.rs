@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::launch::{Dispatcher, launch, launch_once, pipeline};
+use super::launch::{Dispatcher, launch, launch_once, pipeline, processors};
 use super::temporary::{Input, Output, Temporary};
 use super::view::View;
 use super::walk::{Places, Walk};
@@ -14,9 +14,6 @@ use rivulet_kernels::{Extent, Kernel, MAX_GROUPS, Matmul, MatmulJoin, MatmulSimd
 use smallvec::SmallVec;
 
 const OP: &str = "matmul";
-
-/// Processors of a device that does not tell: those of a large one.
-const PROCESSORS: u32 = 128;
 
 /// A product of matrices, in the order out, a, b, bias.
 struct Product<'v, 'b> {
@@ -196,15 +193,16 @@ fn dispatch(
     };
     // The kernels that read vectors are written out along k, which takes a CPU's driver seconds to compile.
     let written_out = device.info().class != AdapterClass::Cpu;
-    let quads = runs(4) && (written_out || m <= 8);
+    let quads = runs(4);
     let shader = &device.info().shader;
     let extent = Extent {
         m,
         n,
         k,
         batches,
-        processors: shader.processors.unwrap_or(PROCESSORS),
-        quads_along_k: quads && a_along_k && b_along_k,
+        processors: processors(device),
+        quads: quads && written_out,
+        along_k: a_along_k && b_along_k,
         cooperative: false,
         parts: outer.is_empty(),
     };
@@ -219,7 +217,7 @@ fn dispatch(
             bias: bias.is_some(),
             activation,
             store: if skinny { ProductStore::One } else { store },
-            quads: quads && (!skinny || extent.quads_along_k),
+            quads: skinny && quads && extent.along_k,
             residual: false,
             split: false,
         }
