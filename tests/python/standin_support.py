@@ -25,7 +25,7 @@ def standin():
     global _in_tree
     _in_tree = ctypes.CDLL(os.environ["STANDIN_IN_TREE"])
     _in_tree.standin_calls.restype = ctypes.c_uint64
-    for name in ("standin_members", "standin_refused"):
+    for name in ("standin_members", "standin_refused", "standin_draw"):
         getattr(_in_tree, name).restype = ctypes.c_char_p
     return _in_tree
 
@@ -53,11 +53,11 @@ def compiler() -> str | None:
 def build(name: str) -> Path:
     """The shared library of one source file."""
     package = Path(torch.__file__).parent
-    sources = [SOURCES / "calls.h", SOURCES / f"{name}.cpp"]
+    sources = [SOURCES / "kernels.txt", SOURCES / "calls.h", SOURCES / f"{name}.cpp"]
     command = [
         str(compiler()), "-O1", "-shared", "-fPIC", "-std=c++20", "-fvisibility=hidden",
         "-isystem", str(package / "include"), "-isystem", str(package / "include/torch/csrc/api/include"),
-        str(sources[-1]), f"-L{package / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{package / 'lib'}",
+        f'-DSTANDIN_KERNELS="{SOURCES / "kernels.txt"}"', str(sources[-1]), f"-L{package / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{package / 'lib'}",
     ]  # fmt: skip
     state = hashlib.sha256("\0".join([torch.__version__, *command, *(s.read_text() for s in sources)]).encode())
     folder = Path(tempfile.gettempdir()) / f"rivulet-standin-{os.getuid()}"
