@@ -52,6 +52,12 @@ def work(seed=0):
     # The first has a kernel in the in-tree backend, the second its fallback.
     for op in (torch.special.erfinv, torch.special.ndtri):
         torch.testing.assert_close(op(x.tanh().abs() * 0.9).cpu(), op(x.cpu().tanh().abs() * 0.9))
+    # Ops made of others, of which the in-tree backend has a kernel and, for two, one for the derivative.
+    for op in (lambda t: F.max_pool2d(t[None], 2), lambda t: F.rms_norm(t, (16,)), lambda t: t[:, :8].det()):
+        ours, cpus = (t.detach().requires_grad_() for t in (x, x.cpu()))
+        for t in (ours, cpus):
+            op(t).square().sum().backward()
+        torch.testing.assert_close(ours.grad.cpu(), cpus.grad, rtol=1e-4, atol=1e-5)
     sparse = torch.eye(4).to_sparse().to("mps")
     assert sparse.coalesce()._nnz() == 4
     return loss.item()
@@ -72,6 +78,23 @@ rivulet.load()
 """
     done = script(code + WORK + "work()\nassert_unreached()", {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
     assert done.stderr == ""
+
+
+def test_the_library_alone_takes_every_part_over(script: Script) -> None:
+    # What Python's side looks at again at load, the library has looked at before.
+    code = """
+import torch
+import torch.nn.functional as F
+standin()
+from rivulet import _load, _native
+_native.Native(_load.find_library(_load.torch_minor(torch.__version__))).register(0)
+x = torch.rand(16, 16, device="mps", requires_grad=True)
+y = F.rms_norm(F.max_pool2d(x[None], 2)[0], (8,)).det() + torch.special.ndtri(x * 0.9 + 0.05).sum() + torch.erf(x).sum()
+y.backward()
+assert x.grad.cpu().abs().sum() > 0
+assert_unreached()
+"""
+    assert script(code, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}).stderr == ""
 
 
 def test_a_backend_that_comes_second_is_not_reached_either(script: Script) -> None:
