@@ -50,7 +50,7 @@ impl Device {
     /// waits for what was recorded before. Any thread; others may go on working, and are captured too.
     ///
     /// # Errors
-    /// [`Error::Capture`]: nothing was begun. The device's failure, or a signal.
+    /// [`Error::Capture`](crate::Error::Capture): nothing was begun. The device's failure, or a signal.
     pub fn start_capture(&self, name: &str) -> Result<PathBuf> {
         self.check()?;
         let captures = self.captures()?;
