@@ -2,6 +2,7 @@
 // build asks for some of them by itself where others ask for none: torch.lstm for _lstm_mps, a convolution and its
 // gradient for _mps_convolution and its like. See the table in docs/metal.md.
 #include <ATen/Functions.h>
+#include <ATen/core/stack.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -142,11 +143,16 @@ std::tuple<Tensor, Tensor> convolution_transpose_backward(
 
 // --- the rest ---
 
-std::tuple<Tensor, Tensor> attention(
-    const Tensor& query, const Tensor& key, const Tensor& value, const OptionalTensor& mask, double dropout,
-    bool causal, const OptionalTensor& dropout_mask, std::optional<double> scale) {
-  return at::_scaled_dot_product_attention_math(
-      query, key, value, mask, dropout, causal, dropout_mask, scale, /*enable_gqa=*/false);
+// Boxed, since newer versions of PyTorch have one argument more: whether heads of key and value are shared.
+void attention(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  size_t count = op.schema().arguments().size();
+  auto argument = [&](size_t index) -> const c10::IValue& { return torch::jit::peek(*stack, index, count); };
+  auto [output, weights] = at::_scaled_dot_product_attention_math(
+      argument(0).toTensor(), argument(1).toTensor(), argument(2).toTensor(), argument(3).toOptional<Tensor>(),
+      argument(4).toDouble(), argument(5).toBool(), argument(6).toOptional<Tensor>(),
+      argument(7).toOptional<double>(), count > 8 && argument(8).toBool());
+  torch::jit::drop(*stack, count);
+  torch::jit::push(*stack, std::move(output), std::move(weights));
 }
 
 std::tuple<Tensor, Tensor, Tensor> linear_backward(
@@ -172,7 +178,8 @@ void register_in_tree_ops(torch::Library& aten, torch::Library& autograd) {
   // for the second it has none.
   for (auto* library : {&aten, &autograd}) {
     library->impl("_lstm_mps", lstm);
-    library->impl("_scaled_dot_product_attention_math_for_mps", attention);
+    library->impl(
+        "_scaled_dot_product_attention_math_for_mps", torch::CppFunction::makeFromBoxedFunction<&attention>());
   }
   aten.impl("lstm_mps_backward", lstm_backward);
   aten.impl("_mps_convolution", convolution);

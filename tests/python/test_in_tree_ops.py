@@ -184,6 +184,17 @@ def test_attention_is_the_cpus(mask: str, scale: float | None) -> None:
     )
 
 
+@pytest.mark.skipif(
+    "enable_gqa" not in str(aten._scaled_dot_product_attention_math_for_mps.default._schema),
+    reason="this PyTorch's op takes no shared heads",
+)
+def test_attention_shares_the_heads_of_key_and_value() -> None:
+    q, k, v = (torch.randn(2, heads, 5, 8) for heads in (6, 2, 2))
+    expected = aten._scaled_dot_product_attention_math(q, k, v, enable_gqa=True)
+    ours = aten._scaled_dot_product_attention_math_for_mps(*on_mps([q, k, v]), enable_gqa=True)
+    close(ours, expected)
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
 def test_the_gradient_of_linear_is_the_cpus(shape: tuple[int, ...]) -> None:
     x, weight, bias = (torch.randn(s, requires_grad=True) for s in (shape, (5, 4), (5,)))

@@ -259,7 +259,7 @@ REGISTER_ALLOCATOR(c10::kMPS, &standin::the_allocator());
 using StandinGuard = standin::Guard;
 C10_REGISTER_GUARD_IMPL(MPS, StandinGuard);
 
-// Every kernel that the real one has (kernels.txt), where nothing above has its own.
+// Every kernel that the real one has (kernels-*.txt), where nothing above has its own.
 void register_kernels(torch::Library& library, const char* key) {
   static const std::unordered_set<std::string> own{"empty.memory_format", "empty_strided", "copy_", "_copy_from",
                                                    "_copy_from_and_resize", "view", "as_strided"};

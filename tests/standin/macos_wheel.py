@@ -3,7 +3,7 @@
     pip download torch==2.11.0 --no-deps --only-binary=:all: --platform macosx_14_0_arm64 --python-version 3.11
     unzip torch-2.11.0-*.whl 'torch/lib/lib*.dylib' -d FOLDER
 
-    python macos_wheel.py kernels FOLDER            what its own mps backend has kernels for: the text of kernels.txt
+    python macos_wheel.py kernels FOLDER            what its own mps backend has kernels for: the text of kernels-*.txt
     python macos_wheel.py calls FOLDER              functions outside of that backend that call into it by name, and so
                                                     past the dispatcher
     python macos_wheel.py symbols FOLDER LIBRARY    what a native library of Rivulet, built on Linux, wants of PyTorch and
@@ -18,7 +18,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -67,6 +67,8 @@ def kernels(folder: Path) -> None:
 
 #: Where the backend's own functions end, whose calls to each other say nothing.
 BACKEND = re.compile(r"(?<!sta)mps|MPS|_block_invoke|MetalShader|_sub_I_\w+\.mm")
+#: As such parts, but with a name.
+SHARED = re.compile(r"\.cold\.\d|_if_cuda_or_mps_input")
 #: Wrappers that the dispatcher alone calls.
 GLUE = re.compile(r"TORCH_LIBRARY_IMPL_init|wrap_kernel_functor_unboxed_|make_boxed_from_unboxed|::structured_\w+::set_output")
 
@@ -85,13 +87,22 @@ def calls(folder: Path) -> None:
     known = functions(folder)
     starts = numpy.array([start for start, _ in known])
     callers = numpy.searchsorted(starts, at + places * 4, side="right") - 1
-    callees = numpy.searchsorted(starts, at + (places + distance) * 4, side="right") - 1
+    targets = at + (places + distance) * 4
+    callees = numpy.searchsorted(starts, targets, side="right") - 1
+    # Anywhere but at its start it is a part without a name, shared by functions that have nothing to do with each other.
+    whole = starts[callees] == targets
+    callers, callees = callers[whole], callees[whole]
     edges = defaultdict(set)
     for caller, callee in set(zip(callers.tolist(), callees.tolist())):
         source, target = known[caller][1], known[callee][1]
-        if BACKEND.search(target) and not BACKEND.search(source) and not GLUE.search(source):
+        inside = BACKEND.search(source) or GLUE.search(source)
+        if BACKEND.search(target) and not SHARED.search(target) and not inside:
             edges[source].add(target)
-    for source in sorted(edges):
+    callers_of = Counter(target for targets in edges.values() for target in targets)
+    # What so many call is code of no backend, which the linker has folded into one and given one of the names.
+    folded = {target for target, count in callers_of.items() if count > 40}
+    for source in sorted(source for source in edges if edges[source] - folded):
+        edges[source] -= folded
         print(source)
         for target in sorted(edges[source]):
             print("    ", target)
