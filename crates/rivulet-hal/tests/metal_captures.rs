@@ -10,7 +10,6 @@ use rivulet_hal::sync::{Mutex, Rank};
 use rivulet_hal::{CaptureError, Device, Timeline, host};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -20,9 +19,10 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        static LAST: AtomicUsize = AtomicUsize::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("rivulet-captures-{}-{number}", std::process::id()));
+        // A test's thread has its name.
+        let thread = std::thread::current();
+        let name = format!("rivulet-{}-{}", std::process::id(), thread.name().unwrap_or("captures"));
+        let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
