@@ -226,23 +226,36 @@ fn a_capture_holds_what_streams_were_given_between_its_begin_and_its_end() {
     let (x, y) = (device.allocate(256).unwrap(), device.allocate(256).unwrap());
     assert!(device.can_capture() && !device.is_capturing());
     assert_eq!(device.stop_capture().unwrap(), None);
-    // Recorded before, and not submitted yet.
+    // While the device is busy, what comes after the first op is recorded and not submitted.
+    let released = |call: &(dyn Fn() -> Option<std::path::PathBuf> + Sync)| {
+        std::thread::scope(|scope| {
+            let called = scope.spawn(call);
+            std::thread::sleep(Duration::from_millis(20));
+            control.release();
+            called.join().unwrap()
+        })
+    };
+    control.hold();
     fill(&a, &x, 1).unwrap();
-    let document = device.start_capture(&folder.join("run").to_string_lossy()).unwrap();
+    fill(&a, &x, 2).unwrap();
+    let start = || device.start_capture(&folder.join("run").to_string_lossy()).ok();
+    let document = released(&start).unwrap();
     assert_eq!(document, folder.join("0000-run.gputrace"));
     assert!(device.is_capturing());
     let error = device.start_capture(&folder.join("other").to_string_lossy()).unwrap_err();
     assert!(matches!(error, Error::Capture(CaptureError::Running { .. })), "{error}");
     // Recorded, and submitted by the end of the capture.
+    control.hold();
     copy(&a, &x, &y).unwrap();
     copy(&b, &y, &x).unwrap();
-    assert_eq!(device.stop_capture().unwrap(), Some(document));
+    fill(&b, &x, 3).unwrap();
+    assert_eq!(released(&|| device.stop_capture().unwrap()), Some(document));
     assert!(!device.is_capturing());
     fill(&b, &x, 2).unwrap();
     device.synchronize().unwrap();
     let captures = control.captures();
     assert_eq!(captures.len(), 1);
-    assert_eq!(captures[0].commands, ["copy", "copy"]);
+    assert_eq!(captures[0].commands, ["copy", "copy", "fill"]);
     // The next one has a number of its own, so the same name is no error.
     let second = device.start_capture(&folder.join("run").to_string_lossy()).unwrap();
     assert_eq!(second, folder.join("0001-run.gputrace"));
