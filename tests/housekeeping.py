@@ -68,9 +68,23 @@ def breaches(path: Path) -> list[str]:
     return found
 
 
+def missing_tests(page: Path, heading: str) -> list[str]:
+    """Tests that the last column of the table under this heading names and that are nowhere."""
+    name = page.relative_to(ROOT).as_posix()
+    section = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[-2] for line in section.splitlines() if line.startswith("|")]
+    named = set(re.findall(r"`([a-z]\w*_\w+)`", " ".join(rows)))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files() if path.suffix in {".rs", ".py"})
+    tests = set(re.findall(r"#\[test\]\s+(?:#\[[^\]]*\]\s+)*fn (\w+)", text)) | set(re.findall(r"^def (test_\w+)", text, re.MULTILINE))
+    if not named:
+        return [f"{name}: no test is named under `{heading}`"]
+    return [f"{name}: there is no test {one}" for one in sorted(named - tests)]
+
+
 def main() -> int:
     looked_at = files()
     found = [breach for path in looked_at for breach in breaches(path)]
+    found += missing_tests(ROOT / "docs" / "metal.md", "The crashes")
     for breach in found:
         print(breach)
     print(f"{len(looked_at)} files, {len(found)} breaches of the house rules")

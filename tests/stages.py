@@ -26,7 +26,7 @@ OPINFO = TESTS / "opinfo"
 MAIN_TORCH = "2.11.0"
 NEXT_TORCH = "2.15.0"
 # What must hold on the newer PyTorch too; the rest runs on the main one.
-NEXT_TORCH_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py", "test_models.py", "test_takeover.py"]
+NEXT_TORCH_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py", "test_models.py", "test_takeover.py", "test_in_tree_ops.py"]
 FAST_TESTS = ["test_guide.py", "test_api_*.py", "test_import.py"]
 # On two cores a part takes at most two minutes.
 VULKAN_PARTS = 5
@@ -181,8 +181,10 @@ class Suite:
         command = ["cargo", "check", "--workspace", "--target", DARWIN, "--quiet"]
         total = check(run(command, 600).code == 0)
         if has_cargo("clippy"):
-            lint = ["cargo", "clippy", "-p", "rivulet-hal", "--target", DARWIN, "--quiet", "--", "-D", "warnings"]
+            lint = ["cargo", "clippy", "--workspace", "--target", DARWIN, "--quiet", "--", "-D", "warnings"]
             total += check(run(lint, 600).code == 0)
+        document = ["cargo", "doc", "--workspace", "--no-deps", "--target", DARWIN, "--quiet"]
+        total += check(run(document, 600, {"RUSTDOCFLAGS": "-D warnings -A rustdoc::private_intra_doc_links"}).code == 0)
         return total
 
     def deny(self) -> Count:

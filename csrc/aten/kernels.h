@@ -12,6 +12,8 @@ void register_views(torch::Library& aten);
 void register_copies(torch::Library& aten);
 // scaled_dot_product_attention, at MPS and AutogradMPS.
 void register_attention(torch::Library& aten, torch::Library& autograd);
+// Ops that only PyTorch's own mps backend has kernels for, at MPS and AutogradMPS.
+void register_in_tree_ops(torch::Library& aten, torch::Library& autograd);
 // native_dropout and other ops whose CPU kernel draws from the CPU's default generator.
 void register_random(torch::Library& aten);
 // The CPU path of ops that are called often on small tensors, without the boxing.

@@ -47,7 +47,12 @@ MpsGenerator& requested_generator(const c10::IValue& requested) {
       "Expected a 'mps' device type for generator but found '",
       generator.device().type(),
       "'");
-  return *static_cast<MpsGenerator*>(generator.unsafeGetGeneratorImpl());
+  // PyTorch's macOS build makes those of TorchScript itself, with the class of its own backend.
+  auto* own = dynamic_cast<MpsGenerator*>(generator.unsafeGetGeneratorImpl());
+  TORCH_CHECK(
+      own != nullptr, "the 'mps' generator was not made by Rivulet, which serves mps in this process; make one with "
+      "torch.Generator('mps')");
+  return *own;
 }
 
 // The CPU's fused dropout draws from the CPU's default generator; this one draws from the device's.

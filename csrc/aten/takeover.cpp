@@ -230,8 +230,9 @@ Entry make_entry(const OperatorHandle& op, const Layout& layout, Way way, const 
   auto key = way == Way::Decompose ? decomposition_key(op, layout) : std::nullopt;
   if (key) {
     on_device.impl(text.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Decompose>(*key)));
-    // A kernel at the device's key cuts the autograd of a composite op.
-    if (layout.device == DispatchKey::MPS && is_implicit(op) && !op.hasKernelForDispatchKey(DispatchKey::Autograd) &&
+    // A kernel at the device's key cuts the autograd of a composite op, or brings up a derivative that is there for that
+    // kernel's sake: that of max_pool2d, of rms_norm.
+    if (layout.device == DispatchKey::MPS && is_implicit(op) &&
         !op.hasKernelForDispatchKey(DispatchKey::AutogradMPS)) {
       add_library(entry, name, DispatchKey::AutogradMPS)
           .impl(text.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<Decompose>(*key)));

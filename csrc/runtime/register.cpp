@@ -71,6 +71,7 @@ void register_everything(rivulet::AcceleratorChoice choice) {
   rivulet::register_views(aten);
   rivulet::register_copies(aten);
   rivulet::register_attention(aten, autograd);
+  rivulet::register_in_tree_ops(aten, autograd);
   rivulet::register_random(aten);
   rivulet::register_direct(aten, autograd);
   rivulet::register_encoder(aten);

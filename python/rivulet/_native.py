@@ -67,6 +67,9 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rivulet_string_free": (None, (c_char_p,)),
     "rivulet_in_bad_fork": (_STATUS, ()),
     "rivulet_shutdown": (None, ()),
+    "rivulet_capture_state": (_STATUS, (POINTER(c_int32), POINTER(c_int32))),
+    "rivulet_capture_start": (_STATUS, (c_char_p,)),
+    "rivulet_capture_stop": (_STATUS, ()),
     "rivulet_stream_here": (c_int64, ()),
     "rivulet_stream_peek": (_STATUS, (POINTER(c_uint32), POINTER(c_int32))),
     "rivulet_stream_exchange": (_STATUS, (c_uint32, POINTER(c_uint32))),
@@ -264,6 +267,28 @@ class Native:
     def shutdown(self) -> None:
         """Ends the device's life; see rivulet.h."""
         self.c["rivulet_shutdown"]()
+
+    # --- captures -------------------------------------------------------------------------------------------
+
+    def capture_state(self) -> tuple[bool, bool]:
+        """(can be begun, is being recorded)."""
+        enabled, recording = c_int32(), c_int32()
+        status = self.c["rivulet_capture_state"](byref(enabled), byref(recording))
+        if status:
+            self.fail(status)
+        return bool(enabled.value), bool(recording.value)
+
+    def capture_start(self, name: str) -> None:
+        """Records all streams into a document named after `name`."""
+        status = self.c["rivulet_capture_start"](os.fsencode(name))
+        if status:
+            self.fail(status)
+
+    def capture_stop(self) -> None:
+        """Ends the capture; nothing where none was begun."""
+        status = self.c["rivulet_capture_stop"]()
+        if status:
+            self.fail(status)
 
     # --- streams --------------------------------------------------------------------------------------------
 

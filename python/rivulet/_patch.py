@@ -234,17 +234,22 @@ def _shaders(native: Native) -> bool:
 
 
 def _capture(native: Native) -> bool:
-    def no() -> bool:
-        return False
+    def is_enabled() -> bool:
+        return native.capture_state()[0]
 
-    def nothing() -> None:
-        return None
+    def is_capturing() -> bool:
+        return native.capture_state()[1]
 
-    refuse = _refuse(native, "torch.mps.profiler.metal_capture", "its command buffers are not captured")
-    changed = _replace(torch._C, "_mps_isCaptureEnabled", no)
-    changed |= _replace(torch._C, "_mps_isCapturing", no)
-    changed |= _replace(torch._C, "_mps_startCapture", refuse)
-    return _replace(torch._C, "_mps_stopCapture", nothing) or changed
+    def start(name: str) -> None:
+        native.capture_start(name)
+
+    def stop() -> None:
+        native.capture_stop()
+
+    changed = _replace(torch._C, "_mps_isCaptureEnabled", is_enabled)
+    changed |= _replace(torch._C, "_mps_isCapturing", is_capturing)
+    changed |= _replace(torch._C, "_mps_startCapture", start)
+    return _replace(torch._C, "_mps_stopCapture", stop) or changed
 
 
 def _host_alias(native: Native) -> bool:
@@ -367,7 +372,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch.mps.BatchQueue", "joins requests, with batch_inference, configure_batch_queue", "none", _batch_queues),
     Patch("torch._C._mps_get_name", "macOS builds only, with _mps_get_core_count", "2.9", _adapter_facts),
     Patch("torch._C._mps_compileShader", "macOS builds only, with load_metallib: refused", "2.6", _shaders),
-    Patch("torch._C._mps_startCapture", "macOS builds only, with its relatives: refused", "2.6", _capture),
+    Patch("torch._C._mps_startCapture", "macOS builds only, with its relatives; records on Metal", "2.6", _capture),
     Patch("torch._C._mps_host_alias_storage", "macOS builds only, and missing before 2.13", "2.13", _host_alias),
     Patch(
         "torch.UntypedStorage.__new__",

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 SOURCES = Path(__file__).resolve().parent.parent / "standin"
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 #: What the scripts of the tests begin with: `standin`, `late` load the libraries, `calls` tells what was reached.
@@ -25,7 +26,7 @@ def standin():
     global _in_tree
     _in_tree = ctypes.CDLL(os.environ["STANDIN_IN_TREE"])
     _in_tree.standin_calls.restype = ctypes.c_uint64
-    for name in ("standin_members", "standin_refused"):
+    for name in ("standin_members", "standin_refused", "standin_draw"):
         getattr(_in_tree, name).restype = ctypes.c_char_p
     return _in_tree
 
@@ -53,10 +54,13 @@ def compiler() -> str | None:
 def build(name: str) -> Path:
     """The shared library of one source file."""
     package = Path(torch.__file__).parent
-    sources = [SOURCES / "calls.h", SOURCES / f"{name}.cpp"]
+    # Of the newest version that is not newer than this PyTorch.
+    kernels = SOURCES / f"kernels-{'2.15' if TORCH >= (2, 15) else '2.11'}.txt"
+    sources = [kernels, SOURCES / "calls.h", SOURCES / f"{name}.cpp"]
     command = [
         str(compiler()), "-O1", "-shared", "-fPIC", "-std=c++20", "-fvisibility=hidden",
         "-isystem", str(package / "include"), "-isystem", str(package / "include/torch/csrc/api/include"),
+        f'-DSTANDIN_KERNELS="{kernels}"',
         str(sources[-1]), f"-L{package / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{package / 'lib'}",
     ]  # fmt: skip
     state = hashlib.sha256("\0".join([torch.__version__, *command, *(s.read_text() for s in sources)]).encode())

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import inspect
 import os
+from pathlib import Path
 
 import pytest
 import torch
 import torch.mps.profiler
+
+import rivulet
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
@@ -241,6 +244,21 @@ def test_every_name_of_the_c_module_is_there():
         _MPSStreamBase _mps_getCurrentStream _mps_setStream
     """.split()
     assert [name for name in names if not hasattr(torch._C, name)] == []
+
+
+def test_a_capture_that_cannot_be_says_why_and_the_code_in_it_does_not_run():
+    """Stock PyTorch ends the capture in any case, which must not hide why it never began."""
+    ran = []
+    with pytest.raises(RuntimeError, match="a capture needs Apple's Metal, and this mps device runs on ") as error:
+        with torch.mps.profiler.metal_capture("never"):
+            ran.append(1)
+    assert rivulet.adapter()["name"] in str(error.value)
+    with pytest.raises(ValueError, match="the name of a capture is empty"):
+        torch._C._mps_startCapture("")
+    assert not ran and not torch.mps.profiler.is_capturing_metal()
+    assert not list(Path.cwd().glob("*never.gputrace"))
+    x = torch.ones(2, device="mps")
+    assert (x + x).sum() == 4
 
 
 def test_native_events_by_id_work():

@@ -49,7 +49,17 @@ def work(seed=0):
     values, order = x.sort(dim=1)
     torch.testing.assert_close(values.cpu(), x.cpu().sort(dim=1).values)
     torch.testing.assert_close(x.cumsum(1).erf().cpu(), x.cpu().cumsum(1).erf())
-    torch.testing.assert_close(torch.special.erfinv(x.tanh() * 0.9).cpu(), torch.special.erfinv(x.cpu().tanh() * 0.9))
+    # The first has a kernel in the in-tree backend, the second its fallback.
+    for op in (torch.special.erfinv, torch.special.ndtri):
+        torch.testing.assert_close(op(x.tanh().abs() * 0.9).cpu(), op(x.cpu().tanh().abs() * 0.9))
+    # Ops made of others, of which the in-tree backend has a kernel and, for two, one for the derivative.
+    for op in (lambda t: F.max_pool2d(t[None], 2), lambda t: F.rms_norm(t, (16,)), lambda t: t[:, :8].det()):
+        ours, cpus = (t.detach().requires_grad_() for t in (x, x.cpu()))
+        for t in (ours, cpus):
+            op(t).square().sum().backward()
+        torch.testing.assert_close(ours.grad.cpu(), cpus.grad, rtol=1e-4, atol=1e-5)
+    # Asks PyTorch's table for the allocator, which our kernels do not need.
+    assert torch.accelerator.memory_allocated() > 0
     sparse = torch.eye(4).to_sparse().to("mps")
     assert sparse.coalesce()._nnz() == 4
     return loss.item()
@@ -70,6 +80,23 @@ rivulet.load()
 """
     done = script(code + WORK + "work()\nassert_unreached()", {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
     assert done.stderr == ""
+
+
+def test_the_library_alone_takes_every_part_over(script: Script) -> None:
+    # What Python's side looks at again at load, the library has looked at before.
+    code = """
+import torch
+import torch.nn.functional as F
+standin()
+from rivulet import _load, _native
+_native.Native(_load.find_library(_load.torch_minor(torch.__version__))).register(0)
+x = torch.rand(16, 16, device="mps", requires_grad=True)
+y = F.rms_norm(F.max_pool2d(x[None], 2)[0], (8,)).det() + torch.special.ndtri(x * 0.9 + 0.05).sum() + torch.erf(x).sum()
+y.backward()
+assert x.grad.cpu().abs().sum() > 0
+assert_unreached()
+"""
+    assert script(code, {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}).stderr == ""
 
 
 def test_a_backend_that_comes_second_is_not_reached_either(script: Script) -> None:
@@ -111,7 +138,7 @@ assert torch.backends.mps.is_available()
 before = calls()
 x = torch.ones(4, 4, device="mps")
 assert (x + x).cpu().sum() == 32
-assert torch.special.erfinv(x * 0).cpu().sum() == 0
+assert torch.special.ndtri(x * 0.5).cpu().sum() == 0
 torch.mps.synchronize()
 assert all(calls()[part] > before[part] for part in PARTS), (before, calls())
 # Another attempt is refused as well, and does not end the process.
@@ -134,7 +161,7 @@ def test_the_switch_leaves_every_part_in_its_place(script: Script) -> None:
 late()
 x = torch.ones(4, 4, device="mps")
 assert (x + x).cpu().sum() == 32
-assert torch.special.erfinv(x * 0).cpu().sum() == 0
+assert torch.special.ndtri(x * 0.5).cpu().sum() == 0
 torch.mps.synchronize()
 assert torch.mps.current_allocated_memory() == 4711
 torch.ops.standin_late.twice(x)
@@ -195,8 +222,12 @@ found = report["displaced"]
 assert {entry["part"] for entry in found} == {"hooks", "allocator", "guard", "fallback", "kernel"}
 at_load = {entry["name"]: entry for entry in found if entry["part"] == "kernel" and not entry["later"]}
 assert at_load["aten::add.Tensor"]["now"] == "a kernel of Rivulet"
-assert at_load["aten::kron"]["now"] == "the ops that it is made of"
-assert at_load["aten::_mps_convolution"]["now"].startswith("refused")
+assert at_load["aten::linalg_det"]["now"] == "the ops that it is made of"
+assert at_load["aten::_mps_convolution"]["now"] == "a kernel of Rivulet"
+assert at_load["aten::erfinv"]["now"] == "a kernel of Rivulet"
+# What PyTorch packs in one way for mps and in others elsewhere.
+refused = {entry["name"] for entry in found if not entry["later"] and entry["now"].startswith("refused")}
+assert refused == {"aten::_convert_weight_to_int4pack", "aten::_weight_int4pack_mm"}, refused
 assert "in_tree.cpp" in at_load["aten::mm"]["from"]
 later = {entry["name"]: entry["now"] for entry in found if entry["later"]}
 assert later == {
@@ -216,14 +247,54 @@ def test_alone_nothing_is_listed(script: Script) -> None:
     assert script("import rivulet\nprint(rivulet.doctor()['displaced'])").stdout == "[]\n"
 
 
-def test_a_derivative_goes_through_an_op_that_was_a_kernel(script: Script) -> None:
+# Composite ops of which the in-tree backend has a kernel: without a derivative, with one that needs another kernel of that
+# backend, with a derivative of ours.
+COMPOSITES = {
+    "linalg_det": "x.reshape(4, 4).det()",
+    "linalg_slogdet": "torch.linalg.slogdet(x.reshape(4, 4))[1]",
+    "max_pool2d": "F.max_pool2d(x.reshape(1, 1, 4, 4), 2)",
+    "_fused_rms_norm": "F.rms_norm(x.reshape(4, 4), (4,))",
+    "linear": "F.linear(x.reshape(4, 4), x.reshape(4, 4) + 1)",
+}
+
+
+@pytest.mark.parametrize("call", COMPOSITES.values(), ids=COMPOSITES)
+def test_a_derivative_goes_through_an_op_that_was_a_kernel(script: Script, call: str) -> None:
+    code = f"""
+import torch.nn.functional as F
+
+def gradient(start):
+    x = start.detach().requires_grad_()
+    ({call}).square().sum().backward()
+    return x.grad.cpu()
+
+start = torch.randn(16, generator=torch.Generator().manual_seed(1))
+torch.testing.assert_close(gradient(start.to("mps")), gradient(start))
+assert_unreached()
+"""
+    script(BEFORE + code)
+
+
+def test_a_generator_of_the_in_tree_backend_is_refused(script: Script) -> None:
+    text = script(BEFORE + "print(_in_tree.standin_draw().decode())\nassert_unreached()").stdout
+    assert "was not made by Rivulet" in text and "torch.Generator('mps')" in text
+
+
+def test_what_the_macos_build_asks_for_by_itself_is_served(script: Script) -> None:
     code = """
-x = torch.randn(2, 3, device="mps", requires_grad=True)
-y = torch.randn(3, 2, device="mps")
-torch.kron(x, y).square().sum().backward()
-w = x.detach().cpu().requires_grad_()
-torch.kron(w, y.cpu()).square().sum().backward()
-torch.testing.assert_close(x.grad.cpu(), w.grad)
+aten = torch.ops.aten
+x = torch.randn(5, 3, 4, device="mps", requires_grad=True)
+lstm = torch.nn.LSTM(4, 6)
+expected = lstm(x.detach().cpu())[0]
+params = [weight.detach().to("mps") for weight in lstm._flat_weights]
+hx = [torch.zeros(1, 3, 6, device="mps")] * 2
+results = aten._lstm_mps(x, hx, params, True, 1, 0.0, True, False, False)
+torch.testing.assert_close(results[0].cpu(), expected)
+results[0].sum().backward()
+assert x.grad.abs().sum() > 0
+image, weight = torch.randn(1, 2, 6, 6, device="mps"), torch.randn(3, 2, 3, 3, device="mps")
+y = aten._mps_convolution(image, weight, None, [1, 1], [1, 1], [1, 1], 1)
+torch.testing.assert_close(y.cpu(), torch.conv2d(image.cpu(), weight.cpu(), padding=1), rtol=1e-4, atol=1e-5)
 assert_unreached()
 """
     script(BEFORE + code)
@@ -323,8 +394,13 @@ torch.mps.current_stream().synchronize()
 assert torch.mps.device_count() == 1
 assert isinstance(torch._C._mps_get_name(), str)
 assert torch._C._mps_get_core_count() > 0
-assert not torch.mps.profiler.is_metal_capture_enabled()
-for call in (lambda: torch.mps.compile_shader("kernel void f() {}"), lambda: torch.mps.load_metallib("x")):
+assert not torch.mps.profiler.is_metal_capture_enabled() and not torch.mps.profiler.is_capturing_metal()
+torch._C._mps_stopCapture()
+for call in (
+    lambda: torch.mps.compile_shader("kernel void f() {}"),
+    lambda: torch.mps.load_metallib("x"),
+    lambda: torch.mps.profiler.metal_capture("x").__enter__(),
+):
     try:
         call()
     except RuntimeError as error:

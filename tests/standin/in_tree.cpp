@@ -1,5 +1,5 @@
 // Plays the mps backend that PyTorch's wheels for macOS carry: hooks, an allocator, a device guard, a fallback and
-// kernels, registered as theirs are, in static initialisers. Memory and arithmetic are the CPU's; every part records
+// the kernels that theirs has, registered as theirs are, in static initialisers. Memory and arithmetic are the CPU's; every part records
 // that it was called.
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -13,6 +13,8 @@
 #include <torch/library.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <unordered_set>
 
 #include "calls.h"
 
@@ -257,6 +259,34 @@ REGISTER_ALLOCATOR(c10::kMPS, &standin::the_allocator());
 using StandinGuard = standin::Guard;
 C10_REGISTER_GUARD_IMPL(MPS, StandinGuard);
 
+// Every kernel that the real one has (kernels-*.txt), where nothing above has its own.
+void register_kernels(torch::Library& library, const char* key) {
+  static const std::unordered_set<std::string> own{"empty.memory_format", "empty_strided", "copy_", "_copy_from",
+                                                   "_copy_from_and_resize", "view", "as_strided"};
+  static const std::unordered_set<std::string> alone{
+      "_convert_weight_to_int4pack", "_lstm_mps", "_mps_convolution", "_mps_convolution_transpose",
+      "_scaled_dot_product_attention_math_for_mps", "_weight_int4pack_mm", "linear_backward", "lstm_mps_backward",
+      "max_pool2d_backward", "mps_convolution_backward", "mps_convolution_transpose_backward"};
+  std::ifstream list(STANDIN_KERNELS);
+  std::string at, name;
+  int count = 0;
+  while (list >> at) {
+    if (at[0] == '#') {
+      std::getline(list, at);
+      continue;
+    }
+    list >> name;
+    if (at != key || (at == "MPS" && own.count(name) != 0)) {
+      continue;
+    }
+    auto kernel = alone.count(name) != 0 ? torch::CppFunction::makeFromBoxedFunction<&standin::only_here>()
+                                         : torch::CppFunction::makeFromBoxedFunction<&standin::by_the_cpu>();
+    library.impl(name.c_str(), std::move(kernel));
+    ++count;
+  }
+  TORCH_CHECK(count > 0, STANDIN_KERNELS, " has no kernels for ", key);
+}
+
 TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("empty.memory_format", standin::empty);
   m.impl("empty_strided", standin::empty_strided);
@@ -265,20 +295,39 @@ TORCH_LIBRARY_IMPL(aten, MPS, m) {
   m.impl("_copy_from_and_resize", standin::copy_from_and_resize);
   m.impl("view", at::native::view);
   m.impl("as_strided", at::native::as_strided_tensorimpl);
-  for (const char* name :
-       {"add.Tensor", "mul.Tensor", "mm", "addmm", "relu", "relu_", "sum.dim_IntList", "_softmax", "fill_.Scalar",
-        "zero_", "linear", "native_layer_norm", "erf", "cumsum", "sort.stable", "_local_scalar_dense"}) {
-    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&standin::by_the_cpu>());
-  }
-  // Made of other ops everywhere else, with a derivative through them.
-  m.impl("kron", torch::CppFunction::makeFromBoxedFunction<&standin::by_the_cpu>());
-  m.impl("_mps_convolution", torch::CppFunction::makeFromBoxedFunction<&standin::only_here>());
+  register_kernels(m, "MPS");
 }
 
 TORCH_LIBRARY_IMPL(aten, SparseMPS, m) {
-  m.impl("_coalesce", torch::CppFunction::makeFromBoxedFunction<&standin::only_here>());
-  m.impl("_nnz", torch::CppFunction::makeFromBoxedFunction<&standin::only_here>());
+  register_kernels(m, "SparseMPS");
 }
+
+TORCH_LIBRARY_IMPL(aten, SparseCsrMPS, m) {
+  register_kernels(m, "SparseCsrMPS");
+}
+
+// A generator of a class of its own, as PyTorch's TorchScript makes it on macOS.
+struct Generator final : c10::GeneratorImpl {
+  Generator() : c10::GeneratorImpl(standin::kDevice, c10::DispatchKeySet(c10::DispatchKey::MPS)) {}
+  void set_current_seed(uint64_t) override {}
+  void set_offset(uint64_t) override {}
+  uint64_t get_offset() const override {
+    return 0;
+  }
+  uint64_t current_seed() const override {
+    return 0;
+  }
+  uint64_t seed() override {
+    return 0;
+  }
+  void set_state(const c10::TensorImpl&) override {}
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
+    return {};
+  }
+  GeneratorImpl* clone_impl() const override {
+    return new Generator();
+  }
+};
 
 // --- what the tests call ---
 
@@ -305,4 +354,16 @@ STANDIN_EXPORT const char* standin_refused() {
 
 STANDIN_EXPORT void standin_create_hooks() {
   at::detail::getMPSHooks();
+}
+
+// Draws on mps from a generator that the in-tree backend made; what came of it.
+STANDIN_EXPORT const char* standin_draw() {
+  static thread_local std::string text;
+  try {
+    at::randn({3}, at::make_generator<Generator>(), at::TensorOptions(standin::kDevice));
+    text = "drawn";
+  } catch (const c10::Error& error) {
+    text = error.what_without_backtrace();
+  }
+  return text.c_str();
 }

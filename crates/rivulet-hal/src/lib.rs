@@ -29,10 +29,12 @@ pub mod thread;
 #[cfg(not(loom))]
 pub mod vulkan;
 
+mod capture;
 mod cpu;
 mod error;
 #[cfg(not(loom))]
 mod spin;
+pub use capture::{Capture, CaptureError};
 pub use cpu::{copy_bytes, read_bytes, write_bytes};
 pub use error::{HalError, SubmitFailure};
 
@@ -434,6 +436,10 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// True where a layer looks for conflicts of commands: what a kernel is bound to then counts as touched.
     fn is_validated(&self) -> bool {
         false
+    }
+    /// The driver's captures, where it has any.
+    fn capture(&self) -> Option<&dyn Capture> {
+        None
     }
     /// Opens a recorder whose commands will run on `queue`.
     ///

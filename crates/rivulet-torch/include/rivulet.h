@@ -47,6 +47,15 @@ int32_t rivulet_in_bad_fork(void);
 /* Called by Python's atexit: later calls from remaining threads fail with a message or do nothing. */
 void rivulet_shutdown(void);
 
+/* --- captures ---------------------------------------------------------------------------------------- */
+/* *enabled: whether a capture can be begun, on Metal in a process started with MTL_CAPTURE_ENABLED=1. *recording: whether
+ * one is recorded, by anybody in this process. Opens no device but one of Metal's. */
+int32_t rivulet_capture_state(int32_t *enabled, int32_t *recording);
+/* Records all streams from now on into the document NNNN-name.gputrace. Waits for what they were given before. */
+int32_t rivulet_capture_start(const char *name);
+/* Ends it and writes the document, also where it returns an error. Nothing where none was begun. */
+int32_t rivulet_capture_stop(void);
+
 /* --- streams ---------------------------------------------------------------------------------------- */
 /* Stream of the calling thread. Takes a pool slot where it has none; may wait (see the pool's settings). */
 int32_t rivulet_stream_current(uint32_t *id);

@@ -426,8 +426,8 @@ impl Device {
         }
         for (stream, cursor) in cursors {
             match stream.wait_cursor(cursor) {
-                Err(error @ Error::Poisoned { .. }) => result = result.and(Err(error)),
-                other => other?,
+                Err(error) if error.concerns_all() => return Err(error),
+                other => result = result.and(other),
             }
         }
         result

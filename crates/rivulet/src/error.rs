@@ -166,6 +166,9 @@ pub enum Error {
         /// Why it failed.
         error: HalError,
     },
+    /// No capture was begun.
+    #[error(transparent)]
+    Capture(#[from] rivulet_hal::CaptureError),
     /// A memory range cannot be used as asked, or a wait inside an op met another such wait.
     #[error("{0}")]
     Memory(String),
@@ -188,6 +191,11 @@ impl From<MemoryError> for Error {
 }
 
 impl Error {
+    /// True where nothing on the device, or on this thread, can go on; false for the failure of one stream or call.
+    pub(crate) const fn concerns_all(&self) -> bool {
+        matches!(self, Self::Interrupted(_) | Self::Forked | Self::ShutDown | Self::DeviceLost { .. })
+    }
+
     /// Wraps a driver failure; a lost device becomes [`Error::DeviceLost`].
     pub(crate) fn driver(op: &str, error: HalError) -> Self {
         match error {

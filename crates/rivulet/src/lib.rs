@@ -33,6 +33,8 @@
 
 pub mod batch;
 pub mod blocking;
+#[cfg(not(loom))]
+mod capture;
 pub mod config;
 mod device;
 mod engine;

@@ -12,6 +12,7 @@ use cross::{crossed, reachable, storm, streams};
 use rivulet::hazard::Tracking;
 use rivulet::ops::{DType, View, matmul};
 use rivulet::{Device, DeviceOptions, Error, Event};
+use rivulet_hal::CaptureError;
 use rivulet_hal::metal::Options;
 use rivulet_hal::metal::model::{self, FailingCommands, ModelConfig, ModelControl};
 use std::time::Duration;
@@ -21,8 +22,11 @@ const DELAY: Duration = Duration::from_micros(40);
 /// The default policy of submission, so that threads submit when the runtime says so.
 fn device(queues: usize, tracking: Tracking, delay: Duration) -> (Device, ModelControl) {
     let metal = Options { queues: Some(queues), encoders: None };
-    let (hal, control) =
-        model::open(&ModelConfig { options: metal, delay, ..ModelConfig::default() }).unwrap();
+    opened(tracking, &ModelConfig { options: metal, delay, ..ModelConfig::default() })
+}
+
+fn opened(tracking: Tracking, config: &ModelConfig) -> (Device, ModelControl) {
+    let (hal, control) = model::open(config).unwrap();
     let options = DeviceOptions { tracking, ..options(&common::TestEnv::new(&[])) };
     (Device::with(hal, options).unwrap(), control)
 }
@@ -210,6 +214,87 @@ fn a_page_fault_loses_the_device_for_all() {
     until("others hear of it", || {
         matches!(fill(&b, &y, 1).and_then(|_| b.synchronize()), Err(Error::DeviceLost { .. }))
     });
+}
+
+#[test]
+fn a_capture_holds_what_streams_were_given_between_its_begin_and_its_end() {
+    let folder = std::env::temp_dir().join(format!("rivulet-runtime-captures-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = ModelConfig { captures: true, delay: DELAY, ..ModelConfig::default() };
+    let (device, control) = opened(Tracking::On, &config);
+    let [a, b] = streams(&device);
+    let (x, y) = (device.allocate(256).unwrap(), device.allocate(256).unwrap());
+    assert!(device.can_capture() && !device.is_capturing());
+    assert_eq!(device.stop_capture().unwrap(), None);
+    // While the device is busy, what comes after the first op is recorded and not submitted.
+    let released = |call: &(dyn Fn() -> Option<std::path::PathBuf> + Sync)| {
+        std::thread::scope(|scope| {
+            let called = scope.spawn(call);
+            std::thread::sleep(Duration::from_millis(20));
+            control.release();
+            called.join().unwrap()
+        })
+    };
+    control.hold();
+    fill(&a, &x, 1).unwrap();
+    fill(&a, &x, 2).unwrap();
+    let start = || device.start_capture(&folder.join("run").to_string_lossy()).ok();
+    let document = released(&start).unwrap();
+    assert_eq!(document, folder.join("0000-run.gputrace"));
+    assert!(device.is_capturing());
+    let error = device.start_capture(&folder.join("other").to_string_lossy()).unwrap_err();
+    assert!(matches!(error, Error::Capture(CaptureError::Running { .. })), "{error}");
+    // Recorded, and submitted by the end of the capture.
+    control.hold();
+    copy(&a, &x, &y).unwrap();
+    copy(&b, &y, &x).unwrap();
+    fill(&b, &x, 3).unwrap();
+    assert_eq!(released(&|| device.stop_capture().unwrap()), Some(document));
+    assert!(!device.is_capturing());
+    fill(&b, &x, 2).unwrap();
+    device.synchronize().unwrap();
+    let captures = control.captures();
+    assert_eq!(captures.len(), 1);
+    assert_eq!(captures[0].commands, ["copy", "copy", "fill"]);
+    // The next one has a number of its own, so the same name is no error.
+    let second = device.start_capture(&folder.join("run").to_string_lossy()).unwrap();
+    assert_eq!(second, folder.join("0001-run.gputrace"));
+    device.stop_capture().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    clean(&control);
+}
+
+#[test]
+fn a_failed_stream_does_not_keep_a_capture_from_ending() {
+    let folder = std::env::temp_dir().join(format!("rivulet-failed-captures-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = ModelConfig { captures: true, ..ModelConfig::default() };
+    let (device, control) = opened(Tracking::On, &config);
+    let [a, b] = streams(&device);
+    let [x, y, z] = std::array::from_fn(|_| device.allocate(64).unwrap());
+    let document = device.start_capture(&folder.join("run").to_string_lossy()).unwrap();
+    control.fail(FailingCommands { label: "fill".to_owned(), code: 8, text: "no room".to_owned() });
+    fill(&a, &x, 1).unwrap();
+    copy(&b, &y, &z).unwrap();
+    assert_eq!(device.stop_capture().unwrap(), Some(document));
+    assert_eq!(control.captures()[0].commands.len(), 2, "the other stream's work is in it");
+    assert!(a.synchronize().unwrap_err().to_string().contains("no room"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    clean(&control);
+}
+
+#[test]
+fn without_captures_a_device_says_so() {
+    let (metal, control) = device(1, Tracking::On, DELAY);
+    assert!(!metal.can_capture() && !metal.is_capturing());
+    let error = metal.start_capture("run").unwrap_err().to_string();
+    assert!(error.contains("MTL_CAPTURE_ENABLED=1"), "{error}");
+    let host = Device::host();
+    assert!(!host.can_capture() && !host.is_capturing());
+    let error = host.start_capture("run").unwrap_err().to_string();
+    assert!(error.contains("needs Apple's Metal") && error.contains(&host.info().name), "{error}");
+    assert_eq!(host.stop_capture().unwrap(), None);
+    clean(&control);
 }
 
 #[test]

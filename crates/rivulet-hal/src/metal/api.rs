@@ -7,6 +7,7 @@
 
 use crate::{ByteRange, HalError, PipelineDesc};
 use std::fmt::Debug;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -20,10 +21,10 @@ pub(super) struct Access {
     pub(super) write: bool,
 }
 
-/// What a command buffer that failed says.
+/// An error of Metal's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// A number of `MTLCommandBufferError`.
+    /// A number of `MTLCommandBufferError`, or of `MTLCaptureError`.
     pub(super) code: usize,
     /// The driver's words.
     pub(super) text: String,
@@ -79,6 +80,16 @@ pub(super) trait Api: Sized + Send + Sync + Debug + 'static {
     fn wait_signaled(&self, event: &Self::Event, value: u64, timeout: Duration) -> bool;
     /// A command buffer of the queue. Only inside [`Api::pool`].
     fn commands(&self, queue: &Self::Queue, label: &str) -> Option<Self::Commands>;
+    /// Whether Metal writes captures into documents: where the process was started with `MTL_CAPTURE_ENABLED=1`. Only
+    /// inside [`Api::pool`], as the three that follow.
+    fn can_capture(&self) -> bool;
+    /// Whether anybody in this process records a capture.
+    fn is_capturing(&self) -> bool;
+    /// Records the command buffers of this device that are made from now on into a document. An error carries a number
+    /// of `MTLCaptureError` and Metal's words.
+    fn start_capture(&self, document: &Path) -> Result<(), Fault>;
+    /// Ends the capture and writes the document, with what was committed before. Only while one is recorded.
+    fn stop_capture(&self);
     /// The CPU is about to touch the bytes. Shared memory needs nothing; the model looks for races.
     fn begin_host_access(&self, _: &Self::Buffer, _: ByteRange, _write: bool) -> Result<(), HalError> {
         Ok(())

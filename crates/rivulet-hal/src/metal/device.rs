@@ -1,4 +1,5 @@
 use super::api::Api;
+use super::capture::Recording;
 use super::command::MetalRecorder;
 use super::memory::MetalMemory;
 use super::pipeline::MetalPipeline;
@@ -7,8 +8,8 @@ use super::shared::Shared;
 use super::timeline::MetalTimeline;
 use crate::sync::Arc;
 use crate::{
-    AdapterInfo, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc, QueueIndex, Recorder,
-    Submission, SubmitFailure, Timeline,
+    AdapterInfo, Capture, Device, HalError, Memory, MemoryUsage, Pipeline, PipelineDesc, QueueIndex,
+    Recorder, Submission, SubmitFailure, Timeline,
 };
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ const CLOSING: Duration = Duration::from_secs(10);
 pub(super) struct MetalDevice<A: Api> {
     info: AdapterInfo,
     queues: Vec<Arc<MetalQueue<A>>>,
-    shared: Arc<Shared<A>>,
+    pub(super) shared: Arc<Shared<A>>,
+    pub(super) recording: Recording,
 }
 
 impl<A: Api> MetalDevice<A> {
@@ -29,7 +31,7 @@ impl<A: Api> MetalDevice<A> {
         let shared = Arc::new(shared);
         let queues = (0..info.queues).map(|index| MetalQueue::new(&shared, index));
         let queues = queues.collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { info, queues, shared }))
+        Ok(Arc::new(Self { info, queues, shared, recording: Recording::new() }))
     }
 
     fn queue(&self, queue: QueueIndex) -> Result<&Arc<MetalQueue<A>>, HalError> {
@@ -44,6 +46,8 @@ impl<A: Api> Drop for MetalDevice<A> {
         for queue in &self.queues {
             queue.wait_idle(&self.shared, CLOSING);
         }
+        // Otherwise the document would never be written.
+        self.stop();
     }
 }
 
@@ -71,6 +75,10 @@ impl<A: Api> Device for MetalDevice<A> {
         self.shared.check()?;
         self.queue(queue)?;
         Ok(Box::new(MetalRecorder::new(&self.shared)))
+    }
+
+    fn capture(&self) -> Option<&dyn Capture> {
+        Some(self)
     }
 
     fn submit(&self, queue: QueueIndex, work: Vec<Submission>) -> Result<(), SubmitFailure> {

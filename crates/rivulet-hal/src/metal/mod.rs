@@ -35,6 +35,7 @@
 
 mod api;
 mod builtin;
+mod capture;
 mod command;
 mod device;
 mod encode;

@@ -9,17 +9,19 @@ use super::api::{Access, Api, Commands, Encoder, Fault, Handler, Outcome};
 use crate::{PipelineDesc, PipelineSource};
 use block2::RcBlock;
 use objc2::rc::{Retained, autoreleasepool};
-use objc2::runtime::{NSObjectProtocol, ProtocolObject};
+use objc2::runtime::{AnyObject, NSObjectProtocol, ProtocolObject};
 use objc2::sel;
-use objc2_foundation::NSString;
+use objc2_foundation::{NSString, NSURL};
 use objc2_metal::{
-    MTLBarrierScope, MTLBuffer, MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue,
-    MTLCompileOptions, MTLComputeCommandEncoder, MTLComputePipelineDescriptor, MTLComputePipelineState,
-    MTLDevice, MTLDispatchType, MTLFence, MTLLanguageVersion, MTLLibrary, MTLMathFloatingPointFunctions,
-    MTLMathMode, MTLPipelineOption, MTLResourceOptions, MTLSharedEvent, MTLSize,
+    MTLBarrierScope, MTLBuffer, MTLCaptureDescriptor, MTLCaptureDestination, MTLCaptureManager,
+    MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue, MTLCompileOptions,
+    MTLComputeCommandEncoder, MTLComputePipelineDescriptor, MTLComputePipelineState, MTLDevice,
+    MTLDispatchType, MTLFence, MTLLanguageVersion, MTLLibrary, MTLMathFloatingPointFunctions, MTLMathMode,
+    MTLPipelineOption, MTLResourceOptions, MTLSharedEvent, MTLSize,
 };
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -147,11 +149,43 @@ impl Api for Metal {
         event.waitUntilSignaledValue_timeoutMS(value, u64::try_from(milliseconds).unwrap_or(u64::MAX))
     }
 
+    fn can_capture(&self) -> bool {
+        capture_manager().supportsDestination(MTLCaptureDestination::GPUTraceDocument)
+    }
+
+    fn is_capturing(&self) -> bool {
+        capture_manager().isCapturing()
+    }
+
+    fn start_capture(&self, document: &Path) -> Result<(), Fault> {
+        let descriptor = MTLCaptureDescriptor::new();
+        let device: &AnyObject = (*self.device).as_ref();
+        // SAFETY: a device is one of the things that can be captured.
+        unsafe { descriptor.setCaptureObject(Some(device)) };
+        descriptor.setDestination(MTLCaptureDestination::GPUTraceDocument);
+        let path = NSString::from_str(&document.to_string_lossy());
+        descriptor.setOutputURL(Some(&NSURL::fileURLWithPath(&path)));
+        capture_manager().startCaptureWithDescriptor_error(&descriptor).map_err(|error| Fault {
+            code: usize::try_from(error.code()).unwrap_or(usize::MAX),
+            text: error.localizedDescription().to_string(),
+        })
+    }
+
+    fn stop_capture(&self) {
+        capture_manager().stopCapture();
+    }
+
     fn commands(&self, queue: &Self::Queue, label: &str) -> Option<MetalCommandBuffer> {
         let buffer = queue.commandBufferWithUnretainedReferences()?;
         buffer.setLabel(Some(&NSString::from_str(label)));
         Some(MetalCommandBuffer(buffer))
     }
+}
+
+/// The process's one manager of captures.
+fn capture_manager() -> Retained<MTLCaptureManager> {
+    // SAFETY: Apple documents the shared manager as usable from any thread.
+    unsafe { MTLCaptureManager::sharedCaptureManager() }
 }
 
 /// Safe mathematics: NaN and infinity are what IEEE says, and nothing is reassociated.

@@ -5,6 +5,7 @@
 //! `unsafe` in this crate is found here and in `python` only.
 
 mod batch;
+mod capture;
 mod error;
 mod event;
 mod life;

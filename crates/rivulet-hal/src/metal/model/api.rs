@@ -6,11 +6,12 @@ use super::order::Touch;
 use super::record;
 use super::state::{Event, Fence, KernelInfo, Queue, State, Storage, World};
 use crate::cpu::{Allocation, Kernel};
-use crate::metal::api::{Access, Api, Commands, Encoder, Handler};
+use crate::metal::api::{Access, Api, Commands, Encoder, Fault, Handler};
 use crate::sync::{Arc, Mutex, Rank, thread};
 use crate::{ByteRange, HalError, PipelineDesc};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
@@ -164,6 +165,22 @@ impl Api for Model {
             }
             (state, _) = self.world.changed.wait_timeout(state, left);
         }
+    }
+
+    fn can_capture(&self) -> bool {
+        self.world.captures
+    }
+
+    fn is_capturing(&self) -> bool {
+        self.world.state.lock().capture.is_some()
+    }
+
+    fn start_capture(&self, document: &Path) -> Result<(), Fault> {
+        self.world.start_capture(document)
+    }
+
+    fn stop_capture(&self) {
+        self.world.stop_capture();
     }
 
     fn commands(&self, queue: &Object, label: &str) -> Option<ModelCommands> {

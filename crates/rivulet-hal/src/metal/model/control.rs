@@ -1,5 +1,6 @@
 use super::state::World;
 use crate::sync::Arc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A command buffer that is to fail: the next one with this label.
@@ -11,6 +12,15 @@ pub struct FailingCommands {
     pub code: usize,
     /// The driver's words.
     pub text: String,
+}
+
+/// A document that a capture was written into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureDocument {
+    /// Where.
+    pub path: PathBuf,
+    /// Labels of the command buffers that were made and committed meanwhile, in the order of their commits.
+    pub commands: Vec<String>,
 }
 
 /// The test's hand on a model. May be used from any thread, and after the device was dropped.
@@ -68,6 +78,17 @@ impl ModelControl {
     /// Labels of the command buffers committed so far, in order.
     pub fn committed(&self) -> Vec<String> {
         self.world.state.lock().committed.iter().map(|label| label.to_string()).collect()
+    }
+
+    /// The captures that were ended so far.
+    pub fn captures(&self) -> Vec<CaptureDocument> {
+        self.world.state.lock().documents.clone()
+    }
+
+    /// Begins or ends a capture as another user of Metal in the process does, Xcode for one.
+    pub fn capture_by_another(&self, path: Option<PathBuf>) {
+        self.world
+            .change(|state| state.capture = path.map(|path| CaptureDocument { path, commands: Vec::new() }));
     }
 
     /// The most command buffers that a queue held at a time.

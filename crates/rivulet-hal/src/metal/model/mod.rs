@@ -10,6 +10,8 @@
 //! - a buffer, kernel, event or fence released before a command buffer that names it has completed,
 //! - an event that is signalled with a value not above the one before,
 //! - a fence waited for that no pass has updated, in a pass that has begun to dispatch, or on another queue,
+//! - a capture begun or ended while a command buffer is open, which would be missing in its document, or ended where none
+//!   is recorded,
 //! - a buffer index, offset or length beyond Metal's limits, a binding that is missing, lengths that are not the bindings',
 //! - two accesses to the same bytes, one of them a write, that nothing orders: no barrier in the pass, no fence between
 //!   passes, no event, and for the CPU no value that it has seen signalled. Judged by happens-before, whatever the timing.
@@ -18,6 +20,7 @@
 //! come later than the signals, again after a delay.
 
 mod api;
+mod capture;
 mod control;
 mod execute;
 mod order;
@@ -26,7 +29,7 @@ mod record;
 mod rules;
 mod state;
 
-pub use control::{FailingCommands, ModelControl};
+pub use control::{CaptureDocument, FailingCommands, ModelControl};
 
 use super::Options;
 use super::device::MetalDevice;
@@ -47,6 +50,8 @@ pub struct ModelConfig {
     pub memory_bytes: u64,
     /// How long a command buffer may wait for an event before that is a fault. Default 10 s.
     pub deadlock_after: Duration,
+    /// Whether `MTL_CAPTURE_ENABLED=1` was there when the process started. Default false.
+    pub captures: bool,
 }
 
 impl Default for ModelConfig {
@@ -57,6 +62,7 @@ impl Default for ModelConfig {
             delay: Duration::from_micros(100),
             memory_bytes: 1 << 30,
             deadlock_after: Duration::from_secs(10),
+            captures: false,
         }
     }
 }

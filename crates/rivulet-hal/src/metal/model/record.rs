@@ -13,7 +13,7 @@ use std::collections::HashSet;
 /// A command buffer that is not committed.
 pub(super) struct Recording {
     queue: u64,
-    label: Arc<str>,
+    pub(super) label: Arc<str>,
     thread: thread::ThreadId,
     open: Option<Pass>,
     recorded: Vec<Recorded>,
@@ -196,6 +196,9 @@ impl World {
             }
             state.hold(&uses, &label);
             state.committed.push(Arc::clone(&label));
+            if let Some(capture) = &mut state.capture {
+                capture.commands.push(label.to_string());
+            }
             let clock = state.order.commit();
             let job = Job { label, clock, recorded, uses, handlers };
             if let Some(queue) = state.queues.get_mut(&queue) {
@@ -365,7 +368,7 @@ fn steps(recorded: &[Recorded]) -> impl Iterator<Item = &Step> {
     })
 }
 
-fn check_pool(state: &mut State, what: &str) {
+pub(super) fn check_pool(state: &mut State, what: &str) {
     if POOLS.with(Cell::get) == 0 {
         state.fault(format!("{what} is made outside an autorelease pool"));
     }

@@ -8,6 +8,7 @@ use super::state::World;
 use crate::metal::api::{Access, Api, limits};
 use crate::sync::Arc;
 use crate::{PipelineDesc, PipelineSource};
+use std::path::PathBuf;
 use std::time::Duration;
 
 type Object = <Model as Api>::Buffer;
@@ -15,6 +16,23 @@ type Object = <Model as Api>::Buffer;
 struct Scene {
     model: Model,
     queue: Object,
+}
+
+/// For documents; removed at the end of the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("rivulet-capture-rules-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// All bytes of a buffer of 64.
@@ -450,4 +468,47 @@ fn a_command_buffer_is_committed_while_the_cpu_writes_what_it_reads() {
     scene.found("is committed while the CPU has bytes 0..64");
     scene.model.end_host_access(&buffer, range, true).unwrap();
     assert!(scene.model.end_host_access(&buffer, range, true).is_err());
+}
+
+#[test]
+fn a_capture_begins_or_ends_while_a_command_buffer_is_open() {
+    let folder = Folder::new("open");
+    let model = Model::new(&ModelConfig { captures: true, ..ModelConfig::default() });
+    let queue = model.queue("queue", 8).unwrap();
+    let scene = Scene { model, queue };
+    let document = folder.0.join("open.gputrace");
+    inside_pool(|| {
+        let commands = scene.commands("half done");
+        scene.model.start_capture(&document).unwrap();
+        scene.found("startCapture: command buffer `half done` is open");
+        scene.model.stop_capture();
+        scene.found("stopCapture: command buffer `half done` is open");
+        scene.world().commit(commands);
+    });
+}
+
+#[test]
+fn a_capture_is_refused_or_ended_against_its_rules() {
+    let folder = Folder::new("refused");
+    let document = folder.0.join("first.gputrace");
+    let start = |scene: &Scene, path: &std::path::Path| {
+        inside_pool(|| scene.model.start_capture(path)).map_err(|fault| fault.code)
+    };
+    assert_eq!(start(&Scene::new(), &document), Err(1), "MTL_CAPTURE_ENABLED is not set");
+    let model = Model::new(&ModelConfig { captures: true, ..ModelConfig::default() });
+    let queue = model.queue("queue", 8).unwrap();
+    let scene = Scene { model, queue };
+    for path in ["first.txt", "missing/first.gputrace"] {
+        assert_eq!(start(&scene, &folder.0.join(path)), Err(3), "{path}");
+    }
+    assert_eq!(start(&scene, std::path::Path::new("first.gputrace")), Err(3), "not absolute");
+    assert_eq!(start(&scene, &document), Ok(()));
+    assert_eq!(start(&scene, &folder.0.join("second.gputrace")), Err(2));
+    scene.model.stop_capture();
+    assert_eq!(start(&scene, &document), Err(3), "it exists");
+    scene.nothing_found();
+    scene.model.stop_capture();
+    scene.found("stopCapture: no capture is recorded");
+    let _ = scene.model.start_capture(&folder.0.join("third.gputrace"));
+    scene.found("a capture's descriptor is made outside an autorelease pool");
 }

@@ -1,7 +1,7 @@
 //! Everything that the model knows.
 
 use super::ModelConfig;
-use super::control::FailingCommands;
+use super::control::{CaptureDocument, FailingCommands};
 use super::order::{Clock, Order};
 use super::record::{Recorded, Recording};
 use crate::cpu::{Allocation, Budget, Kernel};
@@ -20,6 +20,7 @@ pub(super) struct World {
     pub(super) delay: Duration,
     pub(super) deadlock_after: Duration,
     pub(super) seed: u64,
+    pub(super) captures: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +47,10 @@ pub(super) struct State {
     pub(super) running: usize,
     pub(super) held: bool,
     pub(super) shutdown: bool,
+    /// The capture that is recorded.
+    pub(super) capture: Option<CaptureDocument>,
+    /// Those that were ended, in order.
+    pub(super) documents: Vec<CaptureDocument>,
     /// Passes since clocks were last tidied.
     pub(super) passes: usize,
 }
@@ -114,6 +119,7 @@ impl World {
             delay: config.delay,
             deadlock_after: config.deadlock_after,
             seed: config.seed,
+            captures: config.captures,
         })
     }
 
