@@ -125,7 +125,8 @@ pub struct RowParams {
     pub places: u32,
 }
 
-/// Parameters of a matrix product. Lists of four are in the order out, a, b, bias.
+/// Parameters of a matrix product. Lists of four are in the order out, a, b, bias; where parts along k are put together, out,
+/// parts, residual, bias.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct MatmulParams {

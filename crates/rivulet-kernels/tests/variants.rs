@@ -280,7 +280,9 @@ fn products() -> Vec<Kernel> {
                         kernels.push(Kernel::Matmul(Matmul { residual: true, activation: None, ..key }));
                     }
                     if tile == Tile::Small && bits & 0b1011 == 0 && input == output {
-                        kernels.push(Kernel::MatmulJoin(MatmulJoin { output, bias, activation, store }));
+                        let join = MatmulJoin { output, bias, activation, residual: false, store };
+                        kernels.push(Kernel::MatmulJoin(join));
+                        kernels.push(Kernel::MatmulJoin(MatmulJoin { residual: true, ..join }));
                     }
                     if !skinny && !bias && output == DType::F32 {
                         kernels.push(Kernel::Matmul(Matmul { split: true, ..key }));

@@ -161,6 +161,59 @@ fn biases_and_residuals_go_into_products() {
 }
 
 #[test]
+fn residuals_go_into_what_joins_the_parts_of_a_product() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16] {
+        let (weight, bias) =
+            (Tensor::random(&device, dtype, &[40, 2048], 1), Tensor::random(&device, dtype, &[40], 2));
+        let inputs = |seed| {
+            let make = |shape: &[u64], seed| Tensor::random(&device, dtype, shape, seed);
+            vec![make(&[33, 2048], seed), make(&[35, 40], seed + 9)]
+        };
+        let tolerance = if dtype == F { 0.0 } else { 8.0 };
+        let commands = |model: &dyn Fn(&Tensor, &Tensor) -> rivulet::Result<Tensor>| {
+            let program = equals_eager(&device, tolerance, inputs, |inputs| {
+                // One that begins elsewhere than the product.
+                let residual = inputs[1].with(&[33, 40], &[40, 1]).starting_at(80);
+                Ok(vec![model(inputs[0], &residual)?])
+            });
+            kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let taken = commands(&|x, residual| binary(Op::Add, residual, &linear(x, &weight, Some(&bias))?));
+        assert!(taken.len() == 2 && taken[1].contains("_bias_residual"), "{taken:?}");
+        let after =
+            commands(&|x, residual| binary(Op::Add, &unary(Op::Relu, &linear(x, &weight, None)?)?, residual));
+        assert!(after.len() == 2 && after[1].contains("_relu_residual"), "{after:?}");
+        let twice = commands(&|x, residual| {
+            let sum = binary(Op::Add, &linear(x, &weight, Some(&bias))?, residual)?;
+            binary(Op::Add, &sum, &unary(Op::Exp, residual)?)
+        });
+        assert!(twice.len() == 3 && twice[1].contains("_bias_residual"), "one of two: {twice:?}");
+        let before = commands(&|x, residual| {
+            unary(Op::Relu, &binary(Op::Add, &linear(x, &weight, Some(&bias))?, residual)?)
+        });
+        assert_eq!(before.len(), 3, "an activation of the sum: {before:?}");
+    }
+    let batches = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[3, 17, 4096], seed),
+                Tensor::random(&device, F, &[3, 4096, 20], seed + 5),
+                Tensor::random(&device, F, &[3, 17, 20], seed + 7),
+            ]
+        },
+        |inputs| {
+            let product = unary(Op::Relu, &product(inputs[0], inputs[1])?)?;
+            Ok(vec![binary(Op::Add, &product, inputs[2])?])
+        },
+    );
+    let names = kernels(&batches);
+    assert!(names.len() == 2 && names[1].contains("join_f32_relu_residual"), "{names:?}");
+}
+
+#[test]
 fn activations_stay_apart_where_somebody_needs_what_they_are_given() {
     let device = device_or_skip!();
     let weight = Tensor::random(&device, F, &[24, 40], 1);
