@@ -125,6 +125,27 @@ pub struct RowParams {
     pub places: u32,
 }
 
+/// Further tensors that the chain behind a row reads.
+pub const TAIL_INPUTS: usize = 3;
+
+/// Parameters of a row kernel that does a chain of pointwise ops to what it makes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct TailedRowParams {
+    /// What other row kernels take too.
+    pub row: RowParams,
+    /// First element of each further input of the chain; the first of the list is unused, here and below.
+    pub tail_offsets: [u32; 1 + TAIL_INPUTS],
+    /// Elements after which it begins again, where the key says that it does.
+    pub tail_periods: [u32; 1 + TAIL_INPUTS],
+    /// Scalars, as float32.
+    pub scalars: [u32; FUSED_SCALARS],
+    /// Always 0.
+    pub zero: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}
+
 /// Parameters of a matrix product. Lists of four are in the order out, a, b, bias; where parts along k are put together, out,
 /// parts, residual, bias.
 #[repr(C)]

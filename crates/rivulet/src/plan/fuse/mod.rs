@@ -7,6 +7,7 @@ mod chains;
 mod copies;
 mod norms;
 mod product;
+mod tails;
 
 use super::command::{Bound, Command, Dispatch, SlotId, Work};
 use super::compile::Draft;
@@ -30,6 +31,7 @@ pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     norms::take_sums(draft)?;
     product::take_residuals(draft)?;
     chains::join(draft)?;
+    tails::take_tails(draft)?;
     draft.drop_unread();
     Ok(())
 }
@@ -43,6 +45,11 @@ fn write_params<P: NoUninit>(params: &mut [u8], value: &P) {
     if let Some(place) = params.get_mut(..size_of::<P>()) {
         place.copy_from_slice(bytemuck::bytes_of(value));
     }
+}
+
+/// Whether two bounds share bytes.
+fn overlap(one: &Bound, other: &Bound) -> bool {
+    one.slot == other.slot && one.touched.overlaps(other.touched)
 }
 
 /// A pointwise command all of whose operands are dense.
