@@ -39,6 +39,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         logsumexp: true,
         quads: false,
         tile: false,
+        written_out: false,
     };
     let step = FusedStep {
         op: Op::Relu,

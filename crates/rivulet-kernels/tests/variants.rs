@@ -619,16 +619,13 @@ fn attention_translates() {
                     if tile && !head.has_tile() {
                         continue;
                     }
-                    kernels.push(Kernel::Attention(Attention {
-                        dtype,
-                        mask,
-                        causal,
-                        head,
-                        pairs,
-                        logsumexp,
-                        quads,
-                        tile,
-                    }));
+                    let written_out = false;
+                    let key =
+                        Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile, written_out };
+                    kernels.push(Kernel::Attention(key));
+                    if !causal && !logsumexp {
+                        kernels.push(Kernel::Attention(Attention { written_out: true, ..key }));
+                    }
                 }
             }
         }

@@ -36,6 +36,8 @@ fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
     for z in 0..batch * heads * queries {
         let (query, head, b) = (z % queries, z / queries % heads, z / queries / heads);
         let kv = (b * kv_heads + head / 2) * keys * dim;
+        // What a tensor of scores would hold.
+        let held = |x: f64| if key.written_out { decode(dtype, &encode(dtype, &[x]))[0] } else { x };
         let score = |j: usize| {
             let dot: f64 = (0..dim).map(|d| q[z * dim + d] * k[kv + j * dim + d]).sum();
             let m = mask[(b * queries + query) * keys + j];
@@ -43,14 +45,16 @@ fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
             if hidden {
                 f64::NEG_INFINITY
             } else {
-                dot * scale + if mask_type != DType::Bool { m } else { 0.0 }
+                let scaled = held(held(dot) * scale);
+                if mask_type == DType::Bool { scaled } else { held(scaled + m) }
             }
         };
         let scores: Vec<_> = (0..keys).map(score).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<_> =
             scores.iter().map(|s| if top.is_finite() { (s - top).exp() } else { 0.0 }).collect();
-        let sum = weights.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        let sum = weights.iter().sum::<f64>();
+        let sum = if sum == 0.0 && key.written_out { f64::NAN } else { sum.max(f64::MIN_POSITIVE) };
         want.extend((0..dim).map(|d| (0..keys).map(|j| weights[j] * v[kv + j * dim + d]).sum::<f64>() / sum));
     }
     let stride = |heads: usize, rows: usize| (heads * rows * dim) as u32;
@@ -89,7 +93,7 @@ fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
     for (at, (got, want)) in decode(dtype, &out).iter().zip(&want).enumerate() {
         let what = format!("{} {queries} queries, {keys} keys, {dim}", kernel.label());
         assert!(
-            (got - want).abs() <= tolerance * want.abs().max(1.0),
+            (got - want).abs() <= tolerance * want.abs().max(1.0) || got.is_nan() && want.is_nan(),
             "{what}, element {at}: {got} for {want}"
         );
     }
@@ -110,8 +114,9 @@ fn attention_is_what_it_is_defined_as() {
                 {
                     let head = HeadSize::choose(dim).unwrap();
                     let pairs = dim % 2 == 0;
-                    let (logsumexp, quads, tile) = (false, false, false);
-                    let key = Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile };
+                    let (logsumexp, quads, tile, written_out) = (false, false, false, false);
+                    let key =
+                        Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile, written_out };
                     check(key, queries, keys, dim as usize);
                 }
             }
@@ -129,9 +134,9 @@ fn attention_on_tiles_and_by_fours() {
     for (dtype, mask, causal, quads) in wide.chain(narrow) {
         for (queries, keys, dim) in [(70, 66, 24), (40, 67, 64)] {
             let head = HeadSize::choose(dim).unwrap();
-            let (pairs, logsumexp, tile) = (true, false, true);
+            let (pairs, logsumexp, tile, written_out) = (true, false, true, false);
             check(
-                Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile },
+                Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile, written_out },
                 queries,
                 keys,
                 dim as usize,
@@ -141,7 +146,27 @@ fn attention_on_tiles_and_by_fours() {
     for (dtype, dim) in [(DType::F32, 80), (DType::F16, 200), (DType::BF16, 28)] {
         let head = HeadSize::choose(dim).unwrap();
         let (mask, pairs, logsumexp, quads, tile) = (Mask::None, true, false, true, false);
-        let key = Attention { dtype, mask, causal: false, head, pairs, logsumexp, quads, tile };
+        let written_out = false;
+        let key = Attention { dtype, mask, causal: false, head, pairs, logsumexp, quads, tile, written_out };
         check(key, 17, 35, dim as usize);
+    }
+}
+
+#[test]
+fn attention_gives_what_its_steps_give_where_they_are_written_out() {
+    need_device!();
+    let (causal, logsumexp, written_out) = (false, false, true);
+    for (dtype, mask) in [
+        (DType::F32, Mask::None),
+        (DType::F32, Mask::Additive(DType::F32)),
+        (DType::F16, Mask::Additive(DType::F16)),
+        (DType::F16, Mask::Bool),
+        (DType::BF16, Mask::Additive(DType::F32)),
+    ] {
+        for (queries, keys, dim, tile) in [(33, 70, 80, false), (19, 19, 32, false), (40, 67, 64, true)] {
+            let (head, pairs, quads) = (HeadSize::choose(dim).unwrap(), true, dim != 80);
+            let key = Attention { dtype, mask, causal, head, pairs, logsumexp, quads, tile, written_out };
+            check(key, queries, keys, dim as usize);
+        }
     }
 }

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 const OP: &str = "attention";
 
 /// Queries from which on the kernel on tiles leaves few of its invocations without work.
-const TILE_QUERIES: u64 = 20;
+pub(crate) const TILE_QUERIES: u64 = 20;
 
 /// `out = softmax(scale q kᵀ + mask) v`, for `[batch, heads, length, size]` tensors of one floating-point type and any
 /// strides. The heads of `q` are a multiple of those of `k` and `v`, which groups of them share; all have one head size,
@@ -88,6 +88,7 @@ pub fn attention(
             logsumexp: logsumexp.is_some(),
             quads: dim.is_multiple_of(4) && fourth(&q) && fourth(&k) && fourth(&v),
             tile: head.has_tile() && queries >= TILE_QUERIES,
+            written_out: false,
         };
         let views = [&*written, &*q, &*k, &*v];
         let stride = |dim: usize| views.map(|view| view.strides[dim] as u32);

@@ -3,6 +3,7 @@
 //! Every pass looks at typed keys and exact ranges of bytes, and changes nothing that is not proved from them: that nobody
 //! else reads what disappears, and that nobody writes what is read at another time than before.
 
+mod attention;
 mod chains;
 mod copies;
 mod norms;
@@ -25,6 +26,7 @@ use rivulet_kernels::{Kernel, Pointwise};
 /// What compiling a kernel says, but for those that the device has none of.
 pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     copies::drop_copies(draft);
+    attention::take_attention(draft)?;
     product::take_biases(draft)?;
     product::take_activations(draft)?;
     norms::forget_statistics(draft)?;

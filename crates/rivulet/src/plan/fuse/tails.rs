@@ -103,15 +103,10 @@ fn place(
     further: &[&Input],
 ) -> Option<usize> {
     let own = &draft.commands[first].bounds[1..];
-    let output = chain.steps.last()?.output;
-    // A row is read as a whole before the first of its elements is written, but the last one by several.
-    let apart = |input: &&Input| {
-        let same = input.bound.touched == chain.out.touched && input.period == 0;
-        !overlap(&input.bound, &chain.out) || (same && input.dtype.size() == output.size())
-    };
     // What a chain reads it reads after others of the kernel have written.
     let unwritten = |input: &&Input| !own.iter().any(|bound| bound.write && overlap(bound, &input.bound));
-    let clear = !own.iter().any(|bound| overlap(bound, &chain.out)) && further.iter().all(apart);
+    // A row is read as a whole before the first of its elements is written, but the last one by several.
+    let clear = !own.iter().any(|bound| overlap(bound, &chain.out)) && chain.may_write_in_place();
     // Rows that are read in another way too would be gone.
     let gone = further.iter().any(|input| overlap(&input.bound, &made.bound));
     if !clear || gone || !further.iter().all(unwritten) {
