@@ -450,6 +450,34 @@ fn sums_go_into_normalisations() {
 }
 
 #[test]
+fn summands_and_sums_that_begin_within_a_tensor_go_into_normalisations() {
+    let device = device_or_skip!();
+    let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
+    let inputs = |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, F, &[13, 40], seed)).into();
+    let part = |x: &Tensor, first: u64| x.with(&[9, 40], &[40, 1]).starting_at(first);
+    for [left, right] in [[0, 80], [120, 0], [4, 44]] {
+        let program = equals_eager(&device, 0.0, inputs, |inputs| {
+            let sum = binary(Op::Add, &part(inputs[0], left), &part(inputs[1], right))?;
+            Ok(vec![norm(&sum, &gain, &shift)?])
+        });
+        let names = kernels(&program);
+        assert!(names.len() == 1 && names[0].starts_with("add_layer_norm"), "{left} {right}: {names:?}");
+    }
+    let kept = equals_eager(&device, 0.0, inputs, |inputs| {
+        let whole = soft(inputs[0])?;
+        let sum = part(&whole, 120);
+        let (left, right) = (part(inputs[0], 40), part(inputs[1], 0));
+        pointwise(&device, Op::Add, F, &sum.view(), &[left.view(), right.view()], None, &[])?;
+        Ok(vec![norm(&sum, &gain, &shift)?, whole])
+    });
+    assert!(kernels(&kept)[1].starts_with("add_keep_layer_norm"), "{:?}", kernels(&kept));
+    let odd = equals_eager(&device, 0.0, inputs, |inputs| {
+        Ok(vec![norm(&binary(Op::Add, &part(inputs[0], 0), &part(inputs[1], 2))?, &gain, &shift)?])
+    });
+    assert_eq!(kernels(&odd).len(), 2, "read four at a time: {:?}", kernels(&odd));
+}
+
+#[test]
 fn sums_stay_apart_from_normalisations_where_the_order_or_their_form_says_so() {
     let device = device_or_skip!();
     let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
@@ -469,6 +497,26 @@ fn sums_stay_apart_from_normalisations_where_the_order_or_their_form_says_so() {
         Ok(vec![norm(inputs[0], &gain, &shift)?])
     });
     assert_eq!(kept_in_place.len(), 2, "{kept_in_place:?}");
+    let into_its_place = count(&|inputs| {
+        let (sum, gain, shift) = (binary(Op::Add, inputs[0], inputs[1])?, gain.view(), shift.view());
+        let place = sum.view();
+        layer_norm(&device, &place, None, None, &place, Some(&gain), Some(&shift), 1e-5)?;
+        Ok(vec![sum])
+    });
+    assert_eq!(into_its_place.len(), 2, "{into_its_place:?}");
+    let over_a_summand = count(&|inputs| {
+        let (sum, gain, shift) = (binary(Op::Add, inputs[0], inputs[1])?, gain.view(), shift.view());
+        layer_norm(&device, &inputs[1].view(), None, None, &sum.view(), Some(&gain), Some(&shift), 1e-5)?;
+        Ok(vec![inputs[1].clone()])
+    });
+    assert_eq!(over_a_summand.len(), 2, "{over_a_summand:?}");
+    let of_two_types = count(&|inputs| {
+        let half = Tensor::empty(&device, DType::F16, &[9, 40])?;
+        copy(&device, &half.view(), &inputs[1].view())?;
+        soft(&half)?;
+        Ok(vec![norm(&binary(Op::Add, inputs[0], &half)?, &gain, &shift)?])
+    });
+    assert!(of_two_types.iter().all(|name| !name.starts_with("add_layer")), "{of_two_types:?}");
     // A summand is written in between: the norm moves up instead.
     let written_between = count(&|inputs| {
         let x = soft(inputs[0])?;
@@ -594,6 +642,11 @@ fn chains_stay_apart_from_rows_where_the_order_or_their_form_says_so() {
         Ok(vec![unary(Op::Exp, &made)?, soft(&made)?])
     });
     assert_eq!(read.len(), 3, "another reader: {read:?}");
+    let read_otherwise = names(&|inputs| {
+        let made = norm(inputs[0], &gain, &shift)?;
+        Ok(vec![binary(Op::Mul, &made, &made.with(&[40], &[1]))?])
+    });
+    assert_eq!(read_otherwise.len(), 2, "its first row for all: {read_otherwise:?}");
     // A row is read as a whole, and its elements are written when others of the last one are read yet.
     let over = names(&|inputs| {
         let made = norm(inputs[0], &gain, &shift)?;
