@@ -310,6 +310,30 @@ mod tests {
         assert_eq!(run(&pace, 10, 3000, 1000), 4);
         assert_eq!(run(&pace, 10, 3000, 17_000), 1);
         assert_eq!(run(&pace, AGAIN + 100, 3000, 1000), 4, "until it is measured again");
+        run(&pace, 1, 3000, 17_000);
+        assert_eq!(run(&pace, 1, 3000, 1000), 4, "what was in vain before counts no more");
+    }
+
+    #[test]
+    fn runs_in_vain_are_forgiven_after_as_many_others() {
+        let pace = Pace::new();
+        run(&pace, 100, 3000, 1000);
+        for _ in 0..5 {
+            run(&pace, 2, 3000, 17_000);
+            assert_eq!(run(&pace, 2, 3000, 1000), 4);
+        }
+        run(&pace, 2, 3000, 17_000);
+        run(&pace, 1, 3000, 1000);
+        run(&pace, 2, 3000, 17_000);
+        assert_eq!(run(&pace, 1, 3000, 1000), 1, "not after fewer");
+    }
+
+    #[test]
+    fn measured_anew_the_old_times_count_no_more() {
+        let pace = Pace::new();
+        assert_eq!(run(&pace, 100, 3000, 1000), 4);
+        assert_eq!(run(&pace, AGAIN + 100, 800, 900), 1);
+        assert_eq!(pace.times(), Some((Duration::from_micros(800), Duration::from_micros(900))));
     }
 
     #[test]
