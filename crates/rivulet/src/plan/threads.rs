@@ -310,8 +310,22 @@ mod tests {
         assert_eq!(run(&pace, 10, 3000, 1000), 4);
         assert_eq!(run(&pace, 10, 3000, 17_000), 1);
         assert_eq!(run(&pace, AGAIN + 100, 3000, 1000), 4, "until it is measured again");
-        run(&pace, 1, 3000, 17_000);
-        assert_eq!(run(&pace, 1, 3000, 1000), 4, "what was in vain before counts no more");
+    }
+
+    #[test]
+    fn measured_anew_the_runs_in_vain_count_no_more() {
+        let pace = Pace::new();
+        run(&pace, 100, 3000, 1000);
+        assert_eq!(run(&pace, 10, 3000, 17_000), 1);
+        loop {
+            let (threads, way) = pace.choose(4);
+            if way == Way::Many {
+                break;
+            }
+            pace.took(way, Duration::from_micros(if threads == 1 { 3000 } else { 1000 }));
+        }
+        pace.took(Way::Many, Duration::from_micros(17_000));
+        assert_eq!(pace.choose(4), (4, Way::Many));
     }
 
     #[test]
