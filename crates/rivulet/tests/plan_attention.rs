@@ -170,6 +170,121 @@ fn heads_lie_as_they_do_in_the_projections() {
 }
 
 #[test]
+fn operands_may_begin_and_end_anywhere() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16] {
+        let odd = names(&device, (SMALL, dtype), |inputs| {
+            let q = inputs[0].with(&[2, 3, 8, 16], &[432, 144, 16, 1]).starting_at(3);
+            let [k, v] = [1, 2].map(|at| inputs[at].with(&[2, 3, 12, 16], &[620, 206, 17, 1]).starting_at(1));
+            // Elements beside those that are written stay.
+            let whole = unary(Op::Tanh, &inputs[1].with(&[2, 3, 8, 17], &[408, 136, 17, 1]))?;
+            let (to, keys) = (whole.with(&[2, 3, 8, 16], &[408, 136, 17, 1]), transposed(&k));
+            let weights = soft(&product(&q, &keys)?)?;
+            matmul(&device, &to.view(), &weights.view(), &v.view(), None, 1.0, 0.0, None)?;
+            Ok(vec![whole])
+        });
+        assert!(odd.len() == 2 && odd[1].starts_with("attention"), "{odd:?}");
+    }
+}
+
+/// Heads of rows that lie side by side, and back, with the copies that PyTorch makes for its products.
+#[test]
+fn heads_are_read_and_written_where_they_lie_without_copies() {
+    let device = device_or_skip!();
+    for (dtype, Size(batch, heads, queries, keys, dim)) in [
+        (F, SMALL),
+        (F, Size(1, 4, 21, 21, 32)),
+        (F, Size(2, 1, 7, 5, 8)),
+        (DType::F16, SMALL),
+        (DType::BF16, Size(2, 2, 5, 6, 10)),
+    ] {
+        let inputs = |seed| {
+            let make = |length, seed| Tensor::random(&device, dtype, &[batch, length, heads, dim], seed);
+            vec![make(queries, seed), make(keys, seed + 20), make(keys, seed + 40)]
+        };
+        let mask = Tensor::random(&device, dtype, &[batch, 1, 1, keys], 5);
+        let tolerance = if dtype == F { 16.0 } else { 4.0 };
+        let model = |inputs: &[&Tensor], masked: bool| {
+            let flat = |x: &Tensor| -> Result<Tensor> {
+                let made = contiguous(x)?;
+                Ok(made.reshape(&[batch * heads, made.shape[2], made.shape[3]]))
+            };
+            let [q, k, v] = [0, 1, 2].map(|at| inputs[at].permute(&[0, 2, 1, 3]));
+            let scores = product(&flat(&q)?, &flat(&transposed(&k))?)?;
+            let scores = scaled(Op::Mul, &scores.reshape(&[batch, heads, queries, keys]), 0.3)?;
+            let scores = if masked { binary(Op::Add, &scores, &mask)? } else { scores };
+            let weights = soft(&scores)?;
+            let mixed = product(&flat(&weights)?, &flat(&v)?)?.reshape(&[batch, heads, queries, dim]);
+            Ok(vec![contiguous(&mixed.permute(&[0, 2, 1, 3]))?])
+        };
+        for masked in [false, true] {
+            let program = equals_eager(&device, tolerance, inputs, |inputs| model(inputs, masked));
+            let names = kernels(&program);
+            assert!(names.len() == 1 && names[0].starts_with("attention_"), "{dtype:?} {names:?}");
+            assert_eq!(program.report().arena_bytes, 0);
+        }
+    }
+}
+
+#[test]
+fn copies_stay_where_they_are_another_order_or_others_need_them() {
+    let device = device_or_skip!();
+    let count = |model: &dyn Fn(&[&Tensor]) -> Result<Vec<Tensor>>| names(&device, (SMALL, F), model);
+    let read = count(&|inputs| {
+        let v = contiguous(&inputs[2].permute(&[0, 2, 1, 3]))?.permute(&[0, 2, 1, 3]);
+        let q = contiguous(&inputs[0].permute(&[1, 0, 2, 3]))?.permute(&[1, 0, 2, 3]);
+        let mixed = product(&soft(&product(&q, &transposed(inputs[1]))?)?, &v)?;
+        Ok(vec![mixed, v.permute(&[0, 2, 1, 3])])
+    });
+    assert_eq!(read.len(), 2, "one of two copies is an output: {read:?}");
+    let changed = count(&|inputs| {
+        let source = unary(Op::Tanh, inputs[2])?;
+        let v = contiguous(&source.permute(&[0, 2, 1, 3]))?.permute(&[0, 2, 1, 3]);
+        in_place(Op::Neg, &source)?;
+        let mixed = product(&soft(&product(inputs[0], &transposed(inputs[1]))?)?, &v)?;
+        Ok(vec![mixed, source])
+    });
+    assert!(!changed.iter().any(|name| name.starts_with("attention")), "{changed:?}");
+    let both = count(&|inputs| {
+        let mixed = written_out(inputs, None, None)?;
+        Ok(vec![contiguous(&mixed.permute(&[0, 2, 1, 3]))?, mixed])
+    });
+    assert_eq!(both.len(), 2, "the result is an output too: {both:?}");
+    let apart = count(&|inputs| {
+        let mixed = written_out(inputs, None, None)?;
+        Ok(vec![contiguous(&mixed.permute(&[0, 1, 3, 2]))?])
+    });
+    assert_eq!(apart.len(), 2, "elements of a head apart: {apart:?}");
+    let over_a_factor = count(&|inputs| {
+        let q = unary(Op::Tanh, inputs[0])?;
+        let mixed = written_out(&[&q, inputs[1], inputs[2]], None, None)?;
+        let to = q.with(&[2, 9, 3, 16], &[432, 48, 16, 1]).permute(&[0, 2, 1, 3]);
+        rivulet::ops::copy(&device, &to.view(), &mixed.view())?;
+        Ok(vec![q])
+    });
+    assert_eq!(over_a_factor.len(), 3, "{over_a_factor:?}");
+    let touched = count(&|inputs| {
+        let to = unary(Op::Tanh, inputs[0])?;
+        let mixed = written_out(inputs, None, None)?;
+        let read = soft(&to)?;
+        let heads = to.with(&[2, 9, 3, 16], &[432, 48, 16, 1]).permute(&[0, 2, 1, 3]);
+        rivulet::ops::copy(&device, &heads.view(), &mixed.view())?;
+        Ok(vec![to, read])
+    });
+    assert!(touched.len() == 3 && touched[2].starts_with("attention"), "after who reads: {touched:?}");
+    let stuck = count(&|inputs| {
+        let (to, q) = (unary(Op::Tanh, inputs[0])?, unary(Op::Exp, inputs[0])?);
+        let mixed = written_out(&[&q, inputs[1], inputs[2]], None, None)?;
+        let read = soft(&to)?;
+        in_place(Op::Neg, &q)?;
+        let heads = to.with(&[2, 9, 3, 16], &[432, 48, 16, 1]).permute(&[0, 2, 1, 3]);
+        rivulet::ops::copy(&device, &heads.view(), &mixed.view())?;
+        Ok(vec![to, read, q])
+    });
+    assert!(stuck.iter().any(|name| name.starts_with("copy")), "neither may move: {stuck:?}");
+}
+
+#[test]
 fn steps_in_place_and_steps_around_change_nothing() {
     let device = device_or_skip!();
     let names = names(&device, (SMALL, F), |inputs| {
@@ -256,9 +371,35 @@ fn attention_stays_written_out_where_its_form_is_another() {
         let weights = soft(&product(inputs[0], &transposed(inputs[1]))?)?;
         Ok(vec![product(&transposed(&weights), inputs[2])?])
     });
-    apart("keys whose elements are apart", Size(1, 1, 9, 13, 16), &|inputs| {
-        let apart = contiguous(&transposed(inputs[1]))?;
-        Ok(vec![product(&soft(&product(inputs[0], &apart)?)?, inputs[2])?])
+    let one = Size(1, 1, 9, 13, 16);
+    apart("queries whose elements are apart", one, &|inputs| {
+        let q = inputs[0].with(&[1, 1, 9, 16], &[144, 144, 1, 9]);
+        Ok(vec![written_out(&[&q, inputs[1], inputs[2]], None, None)?])
+    });
+    apart("keys whose elements are apart", one, &|inputs| {
+        let k = inputs[1].with(&[1, 1, 13, 16], &[208, 208, 1, 13]);
+        Ok(vec![written_out(&[inputs[0], &k, inputs[2]], None, None)?])
+    });
+    apart("values whose elements are apart", one, &|inputs| {
+        let v = inputs[2].with(&[1, 1, 13, 16], &[208, 208, 1, 13]);
+        Ok(vec![written_out(&[inputs[0], inputs[1], &v], None, None)?])
+    });
+    apart("scores of other batches", SMALL, &|inputs| {
+        let scores = Tensor::empty(&device, F, &[3, 2, 9, 13])?;
+        let (to, keys) = (scores.permute(&[1, 0, 2, 3]), transposed(inputs[1]));
+        matmul(&device, &to.view(), &inputs[0].view(), &keys.view(), None, 1.0, 0.0, None)?;
+        Ok(vec![product(&soft(&scores)?, &inputs[2].reshape(&[3, 2, 13, 16]))?])
+    });
+    apart("masked scores of another order", SMALL, &|inputs| {
+        let scores = product(inputs[0], &transposed(inputs[1]))?;
+        let (sums, mask) = (Tensor::empty(&device, F, &[2, 3, 13, 9])?, inputs[2].with(&[9, 13], &[13, 1]));
+        let (to, mask) = (transposed(&sums), mask.expand(&[2, 3, 9, 13]));
+        pointwise(&device, Op::Add, F, &to.view(), &[scores.view(), mask.view()], None, &[])?;
+        Ok(vec![product(&soft(&sums.reshape(&[2, 3, 9, 13]))?, inputs[2])?])
+    });
+    apart("weights of other batches", SMALL, &|inputs| {
+        let weights = soft(&product(inputs[0], &transposed(inputs[1]))?)?.permute(&[1, 0, 2, 3]);
+        Ok(vec![product(&weights, &inputs[2].permute(&[1, 0, 2, 3]))?])
     });
     apart("values of another size", SMALL, &|inputs| {
         let part = inputs[2].with(&[2, 3, 13, 8], &[624, 208, 16, 1]);

@@ -1,6 +1,8 @@
-//! Attention that is written out: `softmax(q kᵀ · scale + mask) v` as one kernel, without the matrix of scores.
+//! Attention that is written out: `softmax(q kᵀ · scale + mask) v` as one kernel, without the matrix of scores and without
+//! the copies that PyTorch makes of heads for its products.
 
 use super::product::producer;
+use super::strides::{dense_steps, dims_of, steps_along};
 use super::{dense, overlap, read_params};
 use crate::error::Result;
 use crate::ops::attention::TILE_QUERIES;
@@ -10,7 +12,7 @@ use crate::plan::command::{Bound, Command, Dispatch, Work};
 use crate::plan::compile::Draft;
 use bytemuck::bytes_of;
 use rivulet_kernels::params::{AttentionParams, MatmulParams, PointwiseParams, RowParams, StridedParams};
-use rivulet_kernels::{Attention, HeadSize, Kernel, Layout, MAX_GROUPS, Mask, Pointwise, RowOp, RowSum};
+use rivulet_kernels::{Attention, HeadSize, Kernel, MAX_GROUPS, Mask, Pointwise, RowOp, RowSum};
 
 /// A product of two matrices, or of as many pairs as there are batches.
 struct Product {
@@ -90,6 +92,84 @@ impl Product {
     }
 }
 
+/// A factor as attention reads it.
+struct Factor {
+    /// The command that reads it, or copies it for that.
+    from: usize,
+    bound: Bound,
+    offset: u32,
+    /// Along outer batch, inner batch, query or key, element of a head.
+    strides: [u32; 4],
+    is_copied: bool,
+}
+
+impl Factor {
+    /// An operand of a product, whose strides along queries or keys and along a head are given with how many there are. Where
+    /// it is a copy made for the product, what was copied. `None` where the elements of a head are apart.
+    fn of(
+        draft: &Draft,
+        product: &Product,
+        operand: usize,
+        inner: u32,
+        [rows, elements]: [(u32, u32); 2],
+    ) -> Option<Self> {
+        let [outer, step] = product.strides(operand, inner)?;
+        let own = Self {
+            from: product.reads,
+            bound: product.bounds[operand].clone(),
+            offset: product.params.offsets[operand],
+            strides: [outer, step, rows.1, elements.1],
+            is_copied: false,
+        };
+        let sizes = [product.batches / inner, inner, rows.0, elements.0];
+        let near = |factor: &Self| elements.0 == 1 || factor.strides[3] == 1;
+        own.source(draft, product.reads, sizes).filter(near).or(Some(own)).filter(near)
+    }
+
+    /// What was copied to make this operand of the command `at` alone.
+    fn source(&self, draft: &Draft, at: usize, sizes: [u32; 4]) -> Option<Self> {
+        let from = producer(draft, at, &draft.commands[at].bounds[0], &self.bound)?;
+        let command = &draft.commands[from];
+        let params = strided_copy(command)?;
+        // Innermost first, as the copy lies.
+        let mut order = [3, 2, 1, 0];
+        order.sort_by_key(|&dim| (sizes[dim] != 1, self.strides[dim]));
+        let sorted = order.map(|dim| sizes[dim]);
+        let rows = dense_steps(sorted);
+        let along = |operand: usize| {
+            steps_along(dims_of(&params).map(|(size, strides)| (size, strides[operand])), sorted)
+        };
+        let same = |(&dim, step): (&usize, i32)| sizes[dim] == 1 || self.strides[dim].cast_signed() == step;
+        if !order.iter().zip(rows).all(same) || along(0)? != rows {
+            return None;
+        }
+        let mut strides = [0; 4];
+        order.into_iter().zip(along(1)?).for_each(|(dim, step)| strides[dim] = step.cast_unsigned());
+        let bound = Bound { dtype: self.bound.dtype, ..command.bounds[1].clone() };
+        Some(Self { from, bound, offset: params.dense.offsets[1], strides, is_copied: true })
+    }
+}
+
+/// q, k and v, with so many inner batches.
+fn factors_of(draft: &Draft, scores: &Product, mixed: &Product, inner: u32) -> Option<[Factor; 3]> {
+    let MatmulParams { m: queries, n: keys, k: dim, .. } = scores.params;
+    let [q_row, q_near, k_near, k_row] = scores.params.strides;
+    let [.., v_row, v_near] = mixed.params.strides;
+    Some([
+        Factor::of(draft, scores, 1, inner, [(queries, q_row), (dim, q_near)])?,
+        Factor::of(draft, scores, 2, inner, [(keys, k_row), (dim, k_near)])?,
+        Factor::of(draft, mixed, 2, inner, [(keys, v_row), (dim, v_near)])?,
+    ])
+}
+
+/// What a copy between tensors of one type is told whose strides are not the same.
+pub(super) fn strided_copy(command: &Command) -> Option<StridedParams> {
+    let (key, params) = pointwise(command)?;
+    let copies = key.op == Op::Copy && key.scalar.is_none() && key.inputs[0] == key.output;
+    let strided = if copies && key.layout.is_strided() { read_params(params) } else { None };
+    strided.filter(|_| command.bounds.len() == 2)
+}
+
 /// Into how many inner batches those of both products can be cut, more before fewer. Where both know but one dimension of
 /// batches, a mask may know two.
 fn cuts(scores: &Product, mixed: &Product) -> impl Iterator<Item = u32> {
@@ -122,6 +202,8 @@ struct Steps {
     mixed: Product,
     /// Inner batches.
     inner: u32,
+    /// q, k and v.
+    factors: [Factor; 3],
 }
 
 /// Products with a softmax between them as attention.
@@ -168,12 +250,19 @@ impl Steps {
             before = made;
         }
         let scores = Product::of(draft, before)?;
-        let (mask, inner) = match mask {
-            Some((sum, other)) => cuts(&scores, &mixed)
-                .find_map(|inner| Some((Some(Added::of(draft, sum, other, &scores, inner)?), inner)))?,
-            None => (None, cuts(&scores, &mixed).next()?),
-        };
-        let steps = Self { scores, scale, mask, softmax, mixed, inner };
+        // Of several ways to count batches the one that saves the most copies.
+        let ways = cuts(&scores, &mixed).filter_map(|inner| {
+            let mask = match mask {
+                Some((sum, other)) => Some(Added::of(draft, sum, other, &scores, inner)?),
+                None => None,
+            };
+            Some((inner, mask, factors_of(draft, &scores, &mixed, inner)?))
+        });
+        // Of equals the first, which is the last of a reversed order.
+        let saved = |factors: &[Factor; 3]| factors.iter().filter(|factor| factor.is_copied).count();
+        let ways: Vec<_> = ways.collect();
+        let (inner, mask, factors) = ways.into_iter().rev().max_by_key(|(_, _, factors)| saved(factors))?;
+        let steps = Self { scores, scale, mask, softmax, mixed, inner, factors };
         steps.fit(draft).then_some(steps)
     }
 
@@ -183,6 +272,7 @@ impl Steps {
         let mut all = vec![scores.reads, scores.writes, *softmax, mixed.reads, mixed.writes];
         all.extend(self.scale.map(|(at, _)| at));
         all.extend(self.mask.as_ref().map(|mask| mask.at));
+        all.extend(self.factors.iter().filter(|factor| factor.is_copied).map(|factor| factor.from));
         all
     }
 
@@ -193,32 +283,22 @@ impl Steps {
         let [queries, keys, dim] = [of_scores.m, of_scores.n, of_scores.k];
         let Work::Dispatch(softmax) = &draft.commands[self.softmax].work else { return false };
         let Some(rows) = read_params::<RowParams>(&softmax.params) else { return false };
-        let near = |stride: u32, size: u32| size == 1 || stride == 1;
         scores.dtype == mixed.dtype
             && scores.batches == mixed.batches
             && [of_mixed.m, of_mixed.k, of_mixed.n] == [queries, keys, dim]
-            && u64::from(rows.rows) == u64::from(queries) * u64::from(scores.batches)
             && (rows.size, rows.inner) == (keys, 1)
             && scores.is_dense(0, of_scores.edges[0], *inner, [queries, keys])
             && mixed.is_dense(1, of_mixed.strides[0], *inner, [queries, keys])
-            && near(of_mixed.strides[1], keys)
-            // Elements of a head are neighbours.
-            && near(of_scores.strides[1], dim)
-            && near(of_scores.strides[2], dim)
-            && near(of_mixed.strides[3], dim)
     }
 
     /// Whether what the first steps read is the same when the last one runs, and apart from what that writes.
     fn may_wait(&self, draft: &Draft) -> bool {
-        let Self { scores, mixed, .. } = self;
-        let out = &mixed.bounds[0];
-        let last = mixed.writes;
+        let (out, last) = (&self.mixed.bounds[0], self.mixed.writes);
         let still = |from: usize, bound: &Bound| {
             let between = (from + 1).min(last)..last;
             !overlap(bound, out) && !draft.written_by(between, bound.slot, bound.touched)
         };
-        scores.bounds[1..].iter().all(|bound| still(scores.reads, bound))
-            && still(mixed.reads, &mixed.bounds[2])
+        self.factors.iter().all(|factor| still(factor.from, &factor.bound))
             && self.mask.as_ref().is_none_or(|mask| still(mask.at, &mask.bound))
     }
 
@@ -234,9 +314,10 @@ impl Steps {
         };
         let params = bytes_of(&params).to_vec();
         let dispatch = Dispatch { pipeline: compiled, kernel: Some(kernel), params, groups };
-        let [out, _, v] = &self.mixed.bounds;
-        let [_, q, k] = &self.scores.bounds;
-        let bounds = [out, q, k, v].into_iter().chain(self.mask.as_ref().map(|mask| &mask.bound));
+        let factors = self.factors.iter().map(|factor| &factor.bound);
+        let bounds = std::iter::once(&self.mixed.bounds[0])
+            .chain(factors)
+            .chain(self.mask.as_ref().map(|mask| &mask.bound));
         Ok(Some(Command {
             label: like.label,
             group: like.group,
@@ -250,19 +331,16 @@ impl Steps {
         let Self { scores, mixed, inner, .. } = self;
         let (of_scores, of_mixed) = (&scores.params, &mixed.params);
         let [queries, keys, dim] = [of_scores.m, of_scores.n, of_scores.k];
-        let offsets = [of_mixed.offsets[0], of_scores.offsets[1], of_scores.offsets[2], of_mixed.offsets[2]];
-        let row_strides =
-            [of_mixed.edges[0], of_scores.strides[0], of_scores.strides[3], of_mixed.strides[2]];
-        let (mut batch_strides, mut head_strides) = ([0; 4], [0; 4]);
-        let operands = [(mixed, 0), (scores, 1), (scores, 2), (mixed, 2)];
-        for (place, (product, operand)) in operands.into_iter().enumerate() {
-            [batch_strides[place], head_strides[place]] = product.strides(operand, *inner)?;
+        let [outer, step] = mixed.strides(0, *inner)?;
+        let mut lists = [[of_mixed.offsets[0]; 4], [outer; 4], [step; 4], [of_mixed.edges[0]; 4]];
+        for (place, factor) in self.factors.iter().enumerate() {
+            let [outer, step, row, _] = factor.strides;
+            for (list, word) in lists.iter_mut().zip([factor.offset, outer, step, row]) {
+                list[place + 1] = word;
+            }
         }
-        let multiple = |place: usize, of: u32| {
-            [offsets, row_strides, batch_strides, head_strides]
-                .iter()
-                .all(|list: &[u32; 4]| list[place].is_multiple_of(of))
-        };
+        let [offsets, batch_strides, head_strides, row_strides] = lists;
+        let multiple = |place: usize, of: u32| lists.iter().all(|list| list[place].is_multiple_of(of));
         let head = HeadSize::choose(dim)?;
         let key = Attention {
             dtype: scores.dtype,
@@ -353,18 +431,14 @@ impl Added {
         let command = &draft.commands[at];
         let (key, params) = pointwise(command)?;
         let dense: PointwiseParams = read_params(params)?;
-        let steps = if matches!(key.layout, Layout::Linear | Layout::Fours) {
+        let steps = if !key.layout.is_strided() {
             [dense_steps(sizes); 3]
-        } else if key.layout.is_strided() {
+        } else {
             let strided: StridedParams = read_params(params)?;
-            let rank = strided.dense.rank as usize;
             let of = |operand: usize| {
-                let dims = strided.shape.iter().zip(&strided.strides).take(rank);
-                steps_along(dims.map(|(&size, strides)| (size, strides[operand])), sizes)
+                steps_along(dims_of(&strided).map(|(size, strides)| (size, strides[operand])), sizes)
             };
             [of(0)?, of(1)?, of(2)?]
-        } else {
-            return None;
         };
         // The scores lie row by row before and after.
         let rows = dense_steps(sizes);
@@ -379,64 +453,5 @@ impl Added {
             offset: dense.offsets[1 + summand],
             strides: [outer, inner, query, key_step],
         })
-    }
-}
-
-/// The strides of rows one after the other; 0 where there is one of something.
-fn dense_steps(sizes: [u32; 4]) -> [i32; 4] {
-    let mut next = 1_u32;
-    sizes.map(|size| {
-        let step = if size == 1 { 0 } else { next.cast_signed() };
-        next = next.wrapping_mul(size);
-        step
-    })
-}
-
-/// The strides along dimensions of the given sizes, innermost first, of what is given by size and stride of dimensions that
-/// were put together or taken apart; 0 where a size is 1. `None` where they do not meet.
-fn steps_along(dims: impl Iterator<Item = (u32, i32)>, sizes: [u32; 4]) -> Option<[i32; 4]> {
-    let mut dims = dims.filter(|&(size, _)| size != 1);
-    let mut left = (1_u32, 0_i32);
-    let mut steps = [0; 4];
-    for (step, size) in steps.iter_mut().zip(sizes).filter(|(_, size)| *size != 1) {
-        if left.0 == 1 {
-            left = dims.next()?;
-        }
-        *step = left.1;
-        let mut covered = 1_u32;
-        // Several dimensions that follow one another as one.
-        while !left.0.is_multiple_of(size / covered) {
-            if !(size / covered).is_multiple_of(left.0) {
-                return None;
-            }
-            covered *= left.0;
-            left = dims.next()?;
-            if left.1 != step.wrapping_mul(covered.cast_signed()) {
-                return None;
-            }
-        }
-        let rest = size / covered;
-        left = (left.0 / rest, left.1.wrapping_mul(rest.cast_signed()));
-    }
-    (left.0 == 1 && dims.next().is_none()).then_some(steps)
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dimensions_are_taken_apart_and_put_together() {
-        let steps = |dims: &[(u32, i32)], sizes| steps_along(dims.iter().copied(), sizes);
-        assert_eq!(steps(&[(4, 1), (30, 0)], [4, 5, 3, 2]), Some([1, 0, 0, 0]), "a row for all");
-        assert_eq!(steps(&[(20, 1), (6, 0)], [4, 5, 3, 2]), Some([1, 4, 0, 0]), "a matrix for all");
-        assert_eq!(steps(&[(4, 1), (15, 0), (2, 4)], [4, 5, 3, 2]), Some([1, 0, 0, 4]), "a row a batch");
-        assert_eq!(steps(&[(120, 1)], [4, 5, 3, 2]), Some([1, 4, 20, 60]), "dense");
-        assert_eq!(steps(&[(2, 1), (2, 2), (30, 7)], [4, 5, 3, 2]), Some([1, 7, 35, 105]), "finer");
-        assert_eq!(steps(&[(4, 1)], [4, 1, 1, 1]), Some([1, 0, 0, 0]));
-        assert_eq!(steps(&[(2, 1), (2, 3), (30, 7)], [4, 5, 3, 2]), None, "a gap in a row");
-        assert_eq!(steps(&[(6, 1), (20, 6)], [4, 5, 3, 2]), None, "another cut");
-        assert_eq!(steps(&[(4, 1), (5, 4)], [4, 5, 3, 2]), None, "too few");
-        assert_eq!(steps(&[(4, 1), (60, 4)], [4, 5, 3, 2]), None, "too many");
     }
 }

@@ -4,10 +4,12 @@
 //! else reads what disappears, and that nobody writes what is read at another time than before.
 
 mod attention;
+mod attention_out;
 mod chains;
 mod copies;
 mod norms;
 mod product;
+mod strides;
 mod tails;
 
 use super::command::{Bound, Command, Dispatch, SlotId, Work};
@@ -27,6 +29,7 @@ use rivulet_kernels::{Kernel, Pointwise};
 pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     copies::drop_copies(draft);
     attention::take_attention(draft)?;
+    attention_out::take_copies(draft)?;
     product::take_biases(draft)?;
     product::take_activations(draft)?;
     norms::forget_statistics(draft)?;
