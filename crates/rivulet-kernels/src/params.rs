@@ -244,7 +244,7 @@ pub struct AttentionParams {
     pub scale: f32,
     /// First element of the logarithms of sums.
     pub logsumexp_offset: u32,
-    /// Their strides along batch, head, query; the last is unused.
+    /// Their strides along batch, head, query; then the bits of the number that a mask puts in the place of scores.
     pub logsumexp_strides: [u32; 4],
 }
 

@@ -611,7 +611,9 @@ fn searches_and_products_of_integers_translate() {
 fn attention_translates() {
     let mut kernels = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for mask in [Mask::None, Mask::Bool, Mask::Additive(DType::F32), Mask::Additive(DType::F16)] {
+        for mask in
+            [Mask::None, Mask::Bool, Mask::Filled, Mask::Additive(DType::F32), Mask::Additive(DType::F16)]
+        {
             for head in HeadSize::ALL {
                 for bits in 0..32 {
                     let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);

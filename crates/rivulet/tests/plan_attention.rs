@@ -8,7 +8,7 @@ mod plan;
 use plan::{
     Tensor, binary, contiguous, device_or_skip, equals_eager, in_place, product, scaled, soft, unary,
 };
-use rivulet::ops::{DType, Op, matmul, pointwise};
+use rivulet::ops::{DType, Op, Scalar, matmul, pointwise};
 use rivulet::plan::Program;
 use rivulet::{Device, Result};
 
@@ -129,6 +129,41 @@ fn written_out_masks_are_the_kernels() {
     }
 }
 
+#[test]
+fn scores_that_are_filled_where_a_mask_says_are_the_kernels() {
+    let device = device_or_skip!();
+    let Size(batch, heads, queries, keys, _) = SMALL;
+    for (dtype, number) in
+        [(F, f32::NEG_INFINITY), (F, -2.5), (DType::F16, -1e9), (DType::BF16, f32::NEG_INFINITY)]
+    {
+        for shape in [vec![queries, keys], vec![batch, 1, 1, keys], vec![batch, heads, queries, keys]] {
+            let count = shape.iter().product();
+            let hidden: Vec<_> = (0..count).map(|at: u64| f64::from(u8::from(at % 3 == 1))).collect();
+            let mask = Tensor::of(&device, DType::Bool, &shape, &hidden);
+            for in_its_place in [false, true] {
+                let names = names(&device, (SMALL, dtype), |inputs| {
+                    let scores = scaled(Op::Mul, &product(inputs[0], &transposed(inputs[1]))?, 0.5)?;
+                    let made = Tensor::empty(&device, dtype, &scores.shape)?;
+                    let (to, wide) = (if in_its_place { &scores } else { &made }, mask.expand(&scores.shape));
+                    let given = [scores.view(), wide.view()];
+                    pointwise(
+                        &device,
+                        Op::MaskedFill,
+                        dtype,
+                        &to.view(),
+                        &given,
+                        None,
+                        &[Scalar::F32(0.0), Scalar::F32(number)],
+                    )?;
+                    Ok(vec![product(&soft(to)?, inputs[2])?])
+                });
+                let filled = names.len() == 1 && names[0].contains("_mask_filled_");
+                assert!(filled, "{dtype:?} {shape:?}: {names:?}");
+            }
+        }
+    }
+}
+
 /// A mask of -infinity where a query sees no key; the first sees none.
 #[test]
 fn queries_that_see_no_key_give_what_their_softmax_gives() {
@@ -185,6 +220,20 @@ fn operands_may_begin_and_end_anywhere() {
         });
         assert!(odd.len() == 2 && odd[1].starts_with("attention"), "{odd:?}");
     }
+}
+
+#[test]
+fn results_in_parts_are_put_where_they_belong() {
+    let device = device_or_skip!();
+    let size = Size(1, 1, 33, 2048, 64);
+    let names = names(&device, (size, F), |inputs| {
+        let whole = unary(Op::Tanh, &inputs[1].with(&[1, 1, 40, 68], &[2720, 2720, 68, 1]))?;
+        let to = whole.with(&[1, 1, 33, 64], &[2720, 2720, 68, 1]).starting_at(72);
+        let weights = soft(&product(inputs[0], &transposed(inputs[1]))?)?;
+        matmul(&device, &to.view(), &weights.view(), &inputs[2].view(), None, 1.0, 0.0, None)?;
+        Ok(vec![whole])
+    });
+    assert!(names.len() == 2 && names[1].starts_with("attention"), "{names:?}");
 }
 
 /// Heads of rows that lie side by side, and back, with the copies that PyTorch makes for its products.
@@ -289,15 +338,7 @@ fn steps_in_place_and_steps_around_change_nothing() {
     let device = device_or_skip!();
     let names = names(&device, (SMALL, F), |inputs| {
         let scores = product(&unary(Op::Tanh, inputs[0])?, &transposed(inputs[1]))?;
-        pointwise(
-            &device,
-            Op::Mul,
-            F,
-            &scores.view(),
-            &[scores.view()],
-            Some(1),
-            &[rivulet::ops::Scalar::F32(0.3)],
-        )?;
+        pointwise(&device, Op::Mul, F, &scores.view(), &[scores.view()], Some(1), &[Scalar::F32(0.3)])?;
         let other = unary(Op::Exp, inputs[1])?;
         Ok(vec![unary(Op::Neg, &product(&soft(&scores)?, inputs[2])?)?, other])
     });

@@ -15,6 +15,8 @@ pub enum Mask {
     Bool,
     /// A tensor that is added to the scores.
     Additive(DType),
+    /// A tensor of bools: true where a number takes the score's place, the last of the parameters' `logsumexp_strides`.
+    Filled,
 }
 
 /// The head size that the kernel is made for; smaller ones are filled up with zeros.
@@ -116,6 +118,7 @@ impl Attention {
             Mask::None => String::new(),
             Mask::Bool => "_mask_bool".to_owned(),
             Mask::Additive(dtype) => format!("_mask_{}", dtype.name()),
+            Mask::Filled => "_mask_filled".to_owned(),
         };
         let causal = if self.causal { "_causal" } else { "" };
         let pairs = if self.pairs { "_pairs" } else { "" };
@@ -174,6 +177,12 @@ impl Attention {
                     "if (query >= p.queries) {{ return value; }}\nreturn select(-inf_f32(), value, {place} != 0);"
                 )
             }
+            Mask::Filled => {
+                let number = self.rounded("bitcast<f32>(p.logsumexp_strides.w)");
+                format!(
+                    "if (query >= p.queries) {{ return value; }}\nreturn select(value, {number}, {place} != 0);"
+                )
+            }
             Mask::Additive(_) => {
                 let sum = self.rounded(&format!("value + {place}"));
                 format!("if (query >= p.queries) {{ return value; }}\nreturn {sum};")
@@ -218,7 +227,7 @@ impl Attention {
         shader = if self.tile() { self.tiles(shader) } else { self.lanes(shader) };
         shader = match self.mask {
             Mask::None => shader,
-            Mask::Bool => shader.operand("mask", DType::Bool, Access::Load),
+            Mask::Bool | Mask::Filled => shader.operand("mask", DType::Bool, Access::Load),
             Mask::Additive(dtype) => shader.operand("mask", dtype, Access::Load),
         };
         if self.logsumexp {

@@ -13,6 +13,9 @@ fn numbers(dtype: DType, count: usize, seed: u64) -> Vec<f64> {
     decode(dtype, &encode(dtype, &values))
 }
 
+/// What hidden scores are set to.
+const FILL: f32 = -1.3;
+
 /// Two batches, four heads of q on two of k and v.
 fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
     let (batch, heads, kv_heads) = (2, 4, 2);
@@ -25,7 +28,7 @@ fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
     let mut mask = numbers(mask_type, batch * queries * keys, 4);
     for (at, x) in mask.iter_mut().enumerate() {
         let none = at / keys == queries;
-        if key.mask == Mask::Bool {
+        if mask_type == DType::Bool {
             *x = f64::from(u8::from(!none && at % 3 != 0));
         } else if none || at % 5 == 0 {
             *x = f64::NEG_INFINITY;
@@ -41,6 +44,9 @@ fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
         let score = |j: usize| {
             let dot: f64 = (0..dim).map(|d| q[z * dim + d] * k[kv + j * dim + d]).sum();
             let m = mask[(b * queries + query) * keys + j];
+            if key.mask == Mask::Filled && m != 0.0 {
+                return held(f64::from(FILL));
+            }
             let hidden = key.causal && j > query || key.mask == Mask::Bool && m == 0.0;
             if hidden {
                 f64::NEG_INFINITY
@@ -74,6 +80,7 @@ fn check(key: Attention, queries: usize, keys: usize, dim: usize) {
         dim: dim as u32,
         group: 2,
         scale: scale as f32,
+        logsumexp_strides: [0, 0, 0, FILL.to_bits()],
         ..Default::default()
     };
     let mut out = vec![0; (want.len() * dtype.size() as usize).next_multiple_of(4)];
@@ -161,6 +168,8 @@ fn attention_gives_what_its_steps_give_where_they_are_written_out() {
         (DType::F32, Mask::Additive(DType::F32)),
         (DType::F16, Mask::Additive(DType::F16)),
         (DType::F16, Mask::Bool),
+        (DType::F32, Mask::Filled),
+        (DType::F16, Mask::Filled),
         (DType::BF16, Mask::Additive(DType::F32)),
     ] {
         for (queries, keys, dim, tile) in [(33, 70, 80, false), (19, 19, 32, false), (40, 67, 64, true)] {

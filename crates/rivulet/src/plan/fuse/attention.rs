@@ -183,11 +183,13 @@ fn cuts(scores: &Product, mixed: &Product) -> impl Iterator<Item = u32> {
     (least..=most).rev().filter(move |&inner| inner > 0 && batches.is_multiple_of(inner))
 }
 
-/// A mask that is added to the scores.
-struct Added {
+/// A mask that is added to the scores, or tells where a number takes their place.
+struct Masked {
     at: usize,
     bound: Bound,
-    dtype: DType,
+    kind: Mask,
+    /// The bits of that number.
+    number: u32,
     offset: u32,
     /// Along outer batch, inner batch, query, key.
     strides: [u32; 4],
@@ -197,7 +199,7 @@ struct Added {
 struct Steps {
     scores: Product,
     scale: Option<(usize, f32)>,
-    mask: Option<Added>,
+    mask: Option<Masked>,
     softmax: usize,
     mixed: Product,
     /// Inner batches.
@@ -241,7 +243,7 @@ impl Steps {
         let x = softmax_of(&draft.commands[softmax])?;
         let mut before = producer(draft, softmax, out(softmax), x)?;
         let (mut mask, mut scale) = (None, None);
-        if let Some((made, other)) = sum_of(draft, before) {
+        if let Some((made, other)) = masked_by(draft, before) {
             mask = Some((before, other));
             before = made;
         }
@@ -253,7 +255,7 @@ impl Steps {
         // Of several ways to count batches the one that saves the most copies.
         let ways = cuts(&scores, &mixed).filter_map(|inner| {
             let mask = match mask {
-                Some((sum, other)) => Some(Added::of(draft, sum, other, &scores, inner)?),
+                Some((sum, other)) => Some(Masked::of(draft, sum, other, &scores, inner)?),
                 None => None,
             };
             Some((inner, mask, factors_of(draft, &scores, &mixed, inner)?))
@@ -344,7 +346,7 @@ impl Steps {
         let head = HeadSize::choose(dim)?;
         let key = Attention {
             dtype: scores.dtype,
-            mask: self.mask.as_ref().map_or(Mask::None, |mask| Mask::Additive(mask.dtype)),
+            mask: self.mask.as_ref().map_or(Mask::None, |mask| mask.kind),
             causal: false,
             head,
             pairs: !scores.dtype.is_wide() && dim.is_multiple_of(2) && multiple(0, 2),
@@ -365,6 +367,7 @@ impl Steps {
             dim,
             group: 1,
             scale: self.scale.map_or(1.0, |(_, factor)| factor),
+            logsumexp_strides: [0, 0, 0, self.mask.as_ref().map_or(0, |mask| mask.number)],
             ..AttentionParams::default()
         };
         let groups = key.groups(queries, *inner, scores.batches / inner);
@@ -408,24 +411,34 @@ fn scaled_by(draft: &Draft, at: usize) -> Option<(usize, f32)> {
     (same && factor.is_finite()).then_some((producer(draft, at, own.out, x)?, factor))
 }
 
-/// The command to whose result `at` adds a tensor, and which of the summands the tensor is.
-fn sum_of(draft: &Draft, at: usize) -> Option<(usize, usize)> {
+/// The command whose result `at` masks, and which of its operands is the mask: one that is added, or bools that are true
+/// where a number takes the place of what was there.
+fn masked_by(draft: &Draft, at: usize) -> Option<(usize, usize)> {
     let command = &draft.commands[at];
     let (key, _) = pointwise(command)?;
     let [out, left, right] = command.bounds.as_slice() else { return None };
-    if key.op != Op::Add || key.scalar.is_some() {
+    if key.scalar.is_some() || !key.output.is_float() {
         return None;
     }
     [(left, 1), (right, 0)].into_iter().find_map(|(made, other)| {
-        let whole = key.inputs[1 - other] == key.output && key.inputs[other].is_float();
+        let whole = key.inputs[1 - other] == key.output && kind_of(key, other).is_some();
         let first = if whole { producer(draft, at, out, made) } else { None }?;
         (Product::of(draft, first).is_some() || scaled_by(draft, first).is_some()).then_some((first, other))
     })
 }
 
-impl Added {
-    /// The summand of that number of the command `at`, with so many inner batches.
-    fn of(draft: &Draft, at: usize, summand: usize, scores: &Product, inner: u32) -> Option<Self> {
+/// What an operand of a pointwise command is as a mask.
+fn kind_of(key: &Pointwise, operand: usize) -> Option<Mask> {
+    match (key.op, key.inputs[operand], operand) {
+        (Op::Add, dtype, _) if dtype.is_float() => Some(Mask::Additive(dtype)),
+        (Op::MaskedFill, DType::Bool, 1) => Some(Mask::Filled),
+        _ => None,
+    }
+}
+
+impl Masked {
+    /// The operand of that number of the command `at`, with so many inner batches.
+    fn of(draft: &Draft, at: usize, operand: usize, scores: &Product, inner: u32) -> Option<Self> {
         let MatmulParams { m: queries, n: keys, .. } = scores.params;
         let sizes = [keys, queries, inner, scores.batches / inner];
         let command = &draft.commands[at];
@@ -442,15 +455,16 @@ impl Added {
         };
         // The scores lie row by row before and after.
         let rows = dense_steps(sizes);
-        if key.output != scores.dtype || steps[0] != rows || steps[2 - summand] != rows {
+        if key.output != scores.dtype || steps[0] != rows || steps[2 - operand] != rows {
             return None;
         }
-        let [key_step, query, inner, outer] = steps[1 + summand].map(i32::cast_unsigned);
+        let [key_step, query, inner, outer] = steps[1 + operand].map(i32::cast_unsigned);
         Some(Self {
             at,
-            bound: command.bounds[1 + summand].clone(),
-            dtype: key.inputs[summand],
-            offset: dense.offsets[1 + summand],
+            bound: command.bounds[1 + operand].clone(),
+            kind: kind_of(key, operand)?,
+            number: dense.scalars[1],
+            offset: dense.offsets[1 + operand],
             strides: [outer, inner, query, key_step],
         })
     }
