@@ -294,6 +294,12 @@ fn copies_stay_where_they_are_another_order_or_others_need_them() {
         Ok(vec![mixed, source])
     });
     assert!(!changed.iter().any(|name| name.starts_with("attention")), "{changed:?}");
+    let gathered = count(&|inputs| {
+        let apart = inputs[1].with(&[2, 3, 13, 16], &[624, 208, 1, 13]);
+        Ok(vec![written_out(&[inputs[0], &contiguous(&apart)?, inputs[2]], None, None)?])
+    });
+    let copied = gathered.len() == 2 && gathered[1].starts_with("attention");
+    assert!(copied, "a copy that brings the elements of a head together: {gathered:?}");
     let both = count(&|inputs| {
         let mixed = written_out(inputs, None, None)?;
         Ok(vec![contiguous(&mixed.permute(&[0, 2, 1, 3]))?, mixed])

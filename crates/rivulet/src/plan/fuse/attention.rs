@@ -286,7 +286,6 @@ impl Steps {
         let Work::Dispatch(softmax) = &draft.commands[self.softmax].work else { return false };
         let Some(rows) = read_params::<RowParams>(&softmax.params) else { return false };
         scores.dtype == mixed.dtype
-            && scores.batches == mixed.batches
             && [of_mixed.m, of_mixed.k, of_mixed.n] == [queries, keys, dim]
             && (rows.size, rows.inner) == (keys, 1)
             && scores.is_dense(0, of_scores.edges[0], *inner, [queries, keys])
