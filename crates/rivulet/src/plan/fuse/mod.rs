@@ -9,6 +9,7 @@ mod chains;
 mod copies;
 mod norms;
 mod product;
+mod rms;
 mod strides;
 mod tails;
 
@@ -30,6 +31,7 @@ pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     copies::drop_copies(draft);
     attention::take_attention(draft)?;
     attention_out::take_copies(draft)?;
+    rms::take_norms(draft)?;
     product::take_biases(draft)?;
     product::take_activations(draft)?;
     norms::forget_statistics(draft)?;
