@@ -125,6 +125,18 @@ class Gate(nn.Module):
 
 text = text_of(Gate().to("mps").eval(), torch.randn(9, 128), torch.randn(9, 128))
 assert ", 2 commands," in text and "add after layer_norm: layer_norm" in text, text
+
+class Root(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.weight = nn.RMSNorm(128, eps=1e-6), nn.Parameter(torch.rand(128))
+
+    def forward(self, x, gate):
+        x = self.norm(x) * nn.functional.silu(gate)
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+text = text_of(Root().to("mps").eval(), torch.randn(9, 128), torch.randn(9, 128))
+assert ", 2 commands," in text and text.count("mean of squares and its root into rms_norm") == 2, text
 """,
         env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"},
         timeout=300,

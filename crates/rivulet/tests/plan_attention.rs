@@ -276,6 +276,35 @@ fn heads_are_read_and_written_where_they_lie_without_copies() {
 }
 
 #[test]
+fn heads_of_one_projection_are_read_where_they_lie() {
+    let device = device_or_skip!();
+    let [batch, length, heads, dim] = [2, 7, 3, 8];
+    for dtype in [F, DType::F16] {
+        let inputs = |seed| vec![Tensor::random(&device, dtype, &[batch, length, 3, heads, dim], seed)];
+        let program = equals_eager(&device, if dtype == F { 16.0 } else { 4.0 }, inputs, |inputs| {
+            let row = (3 * heads * dim) as i64;
+            let strides = [length as i64 * row, dim as i64, row, 1];
+            let part = |at: u64| {
+                inputs[0].with(&[batch, heads, length, dim], &strides).starting_at(at * heads * dim)
+            };
+            let copy = |x: &Tensor| -> Result<Tensor> {
+                let made = contiguous(x)?;
+                Ok(made.reshape(&[batch * heads, made.shape[2], made.shape[3]]))
+            };
+            let scores = product(&copy(&part(0))?, &copy(&transposed(&part(1)))?)?;
+            let mixed = product(&soft(&scaled(Op::Mul, &scores, 0.3)?)?, &copy(&part(2))?)?;
+            // Into a part of what comes after, too.
+            let whole = unary(Op::Tanh, inputs[0])?;
+            let to = whole.with(&[batch, heads, length, dim], &strides).starting_at(heads * dim);
+            rivulet::ops::copy(&device, &to.view(), &mixed.reshape(&[batch, heads, length, dim]).view())?;
+            Ok(vec![whole])
+        });
+        let names = kernels(&program);
+        assert!(names.len() == 2 && names[1].starts_with("attention_"), "{dtype:?} {names:?}");
+    }
+}
+
+#[test]
 fn copies_stay_where_they_are_another_order_or_others_need_them() {
     let device = device_or_skip!();
     let count = |model: &dyn Fn(&[&Tensor]) -> Result<Vec<Tensor>>| names(&device, (SMALL, F), model);
