@@ -20,6 +20,10 @@ fn activated(kernel: &Kernel, op: Op) -> Option<(Kernel, DType)> {
             key.activation = Some(op);
             Some((Kernel::MatmulJoin(key), key.output))
         }
+        Kernel::MatmulSimd(mut key) if key.activation.is_none() => {
+            key.activation = Some(op);
+            Some((Kernel::MatmulSimd(key), key.output))
+        }
         _ => None,
     }
 }
@@ -134,6 +138,10 @@ fn biased(kernel: &Kernel) -> Option<(Kernel, DType)> {
         Kernel::MatmulJoin(mut key) if !key.bias && key.activation.is_none() && !key.residual => {
             key.bias = true;
             Some((Kernel::MatmulJoin(key), key.output))
+        }
+        Kernel::MatmulSimd(mut key) if !key.bias && key.activation.is_none() => {
+            key.bias = true;
+            Some((Kernel::MatmulSimd(key), key.output))
         }
         _ => None,
     }
@@ -266,4 +274,27 @@ fn fused(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
     let Some(mut params) = params_of(command) else { return Ok(None) };
     params.offsets[0] = offset;
     Ok(remade(draft, command, kernel, &params, own.out, None)?.map(|fused| (pair, fused)))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use rivulet_kernels::MatmulSimd;
+
+    /// Metal's products, which no device of the tests has.
+    #[test]
+    fn products_on_simdgroup_matrices_take_a_bias_and_then_an_activation_once() {
+        let (input, output) = (DType::F16, DType::F32);
+        let key =
+            MatmulSimd { input, output, a_along_k: true, b_along_k: true, bias: false, activation: None };
+        let (with_bias, dtype) = biased(&Kernel::MatmulSimd(key)).unwrap();
+        assert_eq!((with_bias, dtype), (Kernel::MatmulSimd(MatmulSimd { bias: true, ..key }), output));
+        assert_eq!(biased(&with_bias), None);
+        let (both, dtype) = activated(&with_bias, Op::Gelu).unwrap();
+        let wanted = MatmulSimd { bias: true, activation: Some(Op::Gelu), ..key };
+        assert_eq!((both, dtype), (Kernel::MatmulSimd(wanted), output));
+        assert_eq!(activated(&both, Op::Relu), None);
+        let (alone, _) = activated(&Kernel::MatmulSimd(key), Op::Relu).unwrap();
+        assert_eq!(biased(&alone), None, "a bias comes before the activation");
+    }
 }
