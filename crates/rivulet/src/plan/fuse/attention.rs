@@ -25,6 +25,8 @@ struct Product {
     /// Strides and first elements of these three.
     params: MatmulParams,
     batches: u32,
+    /// Whether cooperative matrices multiply the factors.
+    cooperative: bool,
 }
 
 impl Product {
@@ -33,11 +35,11 @@ impl Product {
         let command = &draft.commands[at];
         let Work::Dispatch(dispatch) = &command.work else { return None };
         let params: MatmulParams = read_params(&dispatch.params)?;
-        let (dtype, output) = match dispatch.kernel.as_ref()? {
+        let (dtype, output, cooperative) = match dispatch.kernel.as_ref()? {
             Kernel::Matmul(key) if !key.split && !key.bias && !key.residual && key.activation.is_none() => {
-                (key.input, key.output)
+                (key.input, key.output, key.tile.is_cooperative())
             }
-            Kernel::MatmulSimd(key) if !key.bias && key.activation.is_none() => (key.input, key.output),
+            Kernel::MatmulSimd(key) if !key.bias && key.activation.is_none() => (key.input, key.output, true),
             Kernel::MatmulJoin(key) if !key.bias && !key.residual && key.activation.is_none() => {
                 let first = producer(draft, at, &command.bounds[0], &command.bounds[1])?;
                 return Self::of_parts(draft, first, at, params, key.output);
@@ -46,8 +48,8 @@ impl Product {
         };
         let [out, a, b] = command.bounds.as_slice() else { return None };
         let bounds = [out.clone(), a.clone(), b.clone()];
-        let plain = params.alpha == 1.0 && dtype == output;
-        plain.then_some(Self { reads: at, writes: at, dtype, bounds, params, batches: dispatch.groups[2] })
+        let (plain, batches) = (params.alpha == 1.0 && dtype == output, dispatch.groups[2]);
+        plain.then_some(Self { reads: at, writes: at, dtype, bounds, params, batches, cooperative })
     }
 
     /// The product in parts along k that `first` makes and `at` puts together.
@@ -63,8 +65,16 @@ impl Product {
         let [_, a, b] = command.bounds.as_slice() else { return None };
         let bounds = [draft.commands[at].bounds[0].clone(), a.clone(), b.clone()];
         let plain = key.split && join.alpha == 1.0 && key.input == output;
-        let batches = joined.groups[2];
-        plain.then_some(Self { reads: first, writes: at, dtype: output, bounds, params, batches })
+        let (batches, cooperative) = (joined.groups[2], key.tile.is_cooperative());
+        plain.then_some(Self {
+            reads: first,
+            writes: at,
+            dtype: output,
+            bounds,
+            params,
+            batches,
+            cooperative,
+        })
     }
 
     fn outer(&self) -> u32 {
@@ -195,6 +205,16 @@ struct Masked {
     strides: [u32; 4],
 }
 
+/// Scores from which on products on cooperative matrices are taken to be faster than attention, which uses none: there
+/// attention's arithmetic takes as long as writing scores and reading them costs. An estimate from the figures of an H100.
+const SCORES_ON_MATRICES: u64 = 1 << 22;
+
+/// Whether attention is worth it for so many batches, queries and keys.
+fn pays(cooperative: bool, [batches, queries, keys]: [u32; 3]) -> bool {
+    let scores = u64::from(queries) * u64::from(keys);
+    !cooperative || scores.saturating_mul(u64::from(batches)) < SCORES_ON_MATRICES
+}
+
 /// What becomes one kernel.
 struct Steps {
     scores: Product,
@@ -285,7 +305,8 @@ impl Steps {
         let [queries, keys, dim] = [of_scores.m, of_scores.n, of_scores.k];
         let Work::Dispatch(softmax) = &draft.commands[self.softmax].work else { return false };
         let Some(rows) = read_params::<RowParams>(&softmax.params) else { return false };
-        scores.dtype == mixed.dtype
+        pays(scores.cooperative || mixed.cooperative, [scores.batches, queries, keys])
+            && scores.dtype == mixed.dtype
             && [of_mixed.m, of_mixed.k, of_mixed.n] == [queries, keys, dim]
             && (rows.size, rows.inner) == (keys, 1)
             && scores.is_dense(0, of_scores.edges[0], *inner, [queries, keys])
@@ -466,5 +487,18 @@ impl Masked {
             offset: dense.offsets[1 + operand],
             strides: [outer, inner, query, key_step],
         })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_scores_stay_where_products_have_matrices_that_attention_lacks() {
+        assert!(pays(false, [64, 4096, 4096]));
+        assert!(pays(true, [12, 128, 128]));
+        assert!(!pays(true, [16, 512, 512]));
+        assert!(!pays(true, [u32::MAX; 3]));
     }
 }
