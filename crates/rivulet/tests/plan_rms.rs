@@ -85,6 +85,11 @@ fn root_mean_squares_stay_written_out_where_they_are_something_else() {
         in_place(Op::Exp, &x)?;
         Ok(vec![binary(Op::Mul, &x, &root.with(&[9, 40], &[1, 0]))?])
     });
+    apart("factors along the rows", (F, 40), &|inputs| {
+        let x = inputs[0].with(&[8, 8], &[8, 1]);
+        let [_, root] = steps(&x, 8.0)?;
+        Ok(vec![binary(Op::Mul, &x, &root.with(&[8, 8], &[0, 1]))?])
+    });
     apart("sums of columns", (F, 9), &|inputs| {
         let x = inputs[0].with(&[9, 8], &[8, 1]);
         let square = inputs[0].with(&[8, 9], &[1, 8]);

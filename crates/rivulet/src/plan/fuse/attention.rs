@@ -39,7 +39,9 @@ impl Product {
             Kernel::Matmul(key) if !key.split && !key.bias && !key.residual && key.activation.is_none() => {
                 (key.input, key.output, key.tile.is_cooperative())
             }
-            Kernel::MatmulSimd(key) if !key.bias && key.activation.is_none() => (key.input, key.output, false),
+            Kernel::MatmulSimd(key) if !key.bias && key.activation.is_none() => {
+                (key.input, key.output, false)
+            }
             Kernel::MatmulJoin(key) if !key.bias && !key.residual && key.activation.is_none() => {
                 let first = producer(draft, at, &command.bounds[0], &command.bounds[1])?;
                 return Self::of_parts(draft, first, at, params, key.output);
