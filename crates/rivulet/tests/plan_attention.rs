@@ -305,6 +305,18 @@ fn heads_of_one_projection_are_read_where_they_lie() {
 }
 
 #[test]
+fn a_mask_of_every_score_follows_where_the_copy_of_the_result_tells_batches_from_heads() {
+    let device = device_or_skip!();
+    let Size(batch, heads, queries, keys, _) = SMALL;
+    let mask = Tensor::random(&device, F, &[batch, heads, queries, keys], 3);
+    let names = names(&device, (SMALL, F), |inputs| {
+        let mixed = written_out(inputs, Some(0.25), Some(&mask))?;
+        Ok(vec![contiguous(&mixed.permute(&[0, 2, 1, 3]))?])
+    });
+    assert!(names.len() == 1 && names[0].contains("_mask_"), "{names:?}");
+}
+
+#[test]
 fn copies_stay_where_they_are_another_order_or_others_need_them() {
     let device = device_or_skip!();
     let count = |model: &dyn Fn(&[&Tensor]) -> Result<Vec<Tensor>>| names(&device, (SMALL, F), model);
