@@ -1,5 +1,5 @@
 """What a plan gives on the CPU beside PyTorch's own eager CPU tensors: eight Python threads, each call one sentence or
-one row. PyTorch gets the number of intra-op threads that suits it best; both sides are measured in turn, round by
+one row, for itself or joined with those that wait (`coalesce=True`). PyTorch gets the number of intra-op threads that suits it best; both sides are measured in turn, round by
 round, and the figure is the median of the rounds' ratios. Nothing fails on a figure: a limit is printed beside each.
 """
 
@@ -105,20 +105,32 @@ def alone(name: str, what: str, limit: float, eager: Body, plan: Body, rounds: i
 
 def both(name: str, what: str, limit: float, model: torch.nn.Module, example: dict[str, torch.Tensor], rounds: int,
          by_name: bool) -> list[dict[str, Any]]:
-    """One model, alone and from eight threads."""
+    """One model, alone and from eight threads, each call for itself and calls that wait joined."""
     moved = copy.deepcopy(model).to("mps")
     given = {key: tensor.to("mps") for key, tensor in example.items()}
     if by_name:
         plan = rivulet.capture(moved, **given)
-        bodies = (lambda: model(**example)), (lambda: plan(**given))
+        joined = rivulet.capture(moved, **given, dynamic_batch=True, coalesce=True)
+        eager, single, together = (lambda: model(**example)), (lambda: plan(**given)), (lambda: joined(**given))
     else:
         (x,), (y,) = example.values(), given.values()
         plan = rivulet.capture(moved, y)
-        bodies = (lambda: model(x)), (lambda: plan(y))
-    return [
-        alone(f"{name}_alone", f"{what}, one thread", 1.0, *bodies, rounds),
-        threads(f"{name}_threads", f"{what}, {THREADS} threads", limit, *bodies, rounds),
+        joined = rivulet.capture(moved, y, dynamic_batch=True, coalesce=True)
+        eager, single, together = (lambda: model(x)), (lambda: plan(y)), (lambda: joined(y))
+    rows = [
+        alone(f"{name}_alone", f"{what}, one thread", 1.0, eager, single, rounds),
+        alone(f"{name}_joined_alone", f"{what}, one thread, joining", 1.0, eager, together, rounds),
+        threads(f"{name}_threads", f"{what}, {THREADS} threads", limit, eager, single, rounds),
     ]
+    before = joined.stats()["joined"]
+    rows.append(
+        threads(f"{name}_joined_threads", f"{what}, {THREADS} threads, joined", limit, eager, together, rounds)
+    )
+    after = joined.stats()["joined"]
+    calls, batches = (after[key] - before[key] for key in ("requests", "batches"))
+    rows[-1]["samples"]["mean_batch"] = [calls / max(batches, 1)]
+    print(f"{'':<4}{calls / max(batches, 1):.1f} calls a batch")
+    return rows
 
 
 def empty(rounds: int) -> dict[str, Any]:

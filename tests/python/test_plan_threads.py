@@ -59,7 +59,18 @@ def in_plan(run_python):
 
 
 def test_a_tape_that_gains_by_threads_gets_the_cores(in_plan):
-    in_plan(SEVERAL + WARM + "assert last() == (torch.get_num_threads(),) * 2, seen\n")
+    in_plan(
+        SEVERAL
+        + WARM
+        + """
+default = torch.get_num_threads()
+assert last() == (default,) * 2 and default > 1, seen
+# Without a call's own number it would be the same: one thread was tried, and found to be slower.
+assert seen.count((1, 1)) == 8, seen
+one, several = plan.stats()["shapes"][0]["threads_seconds"]
+assert one > several >= 0.001, (one, several)
+"""
+    )
 
 
 def test_a_tape_that_gains_nothing_runs_on_one_thread_and_says_so(in_plan):

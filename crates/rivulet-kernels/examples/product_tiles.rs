@@ -187,6 +187,7 @@ impl Bench {
                 logsumexp: false,
                 quads: true,
                 tile,
+                written_out: false,
             };
             let (operands, groups) = ([&out, &qkv.1, &qkv.1, &qkv.1], key.groups(length, heads, batch));
             let step = self.step(Kernel::Attention(key), &operands, bytes_of(&params), groups);
@@ -237,7 +238,8 @@ impl Bench {
             let (a_on, b_on, bias_on) = (&a_copy.1, &b_copy.1, &bias_copy.1);
             let steps = if split {
                 let sums = self.memory(m * n * parts, MemoryUsage::Device);
-                let join = MatmulJoin { output: DType::F32, bias: true, activation: None, store };
+                let join =
+                    MatmulJoin { output: DType::F32, bias: true, activation: None, residual: false, store };
                 let of_join = MatmulParams { strides: [n, 0, 0, 0], ..params };
                 let groups_of_join = join.groups(m, n, 1);
                 [

@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     include_str!("../wgsl/lib/codec.wgsl"),
     include_str!("../wgsl/lib/cast.wgsl"),
     include_str!("../wgsl/lib/scalars.wgsl"),
+    include_str!("../wgsl/lib/rounded.wgsl"),
     include_str!("../wgsl/lib/exp.wgsl"),
     include_str!("../wgsl/lib/log.wgsl"),
     include_str!("../wgsl/lib/pow.wgsl"),

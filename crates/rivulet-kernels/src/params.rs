@@ -125,7 +125,29 @@ pub struct RowParams {
     pub places: u32,
 }
 
-/// Parameters of a matrix product. Lists of four are in the order out, a, b, bias.
+/// Further tensors that the chain behind a row reads.
+pub const TAIL_INPUTS: usize = 3;
+
+/// Parameters of a row kernel that does a chain of pointwise ops to what it makes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct TailedRowParams {
+    /// What other row kernels take too.
+    pub row: RowParams,
+    /// First element of each further input of the chain; the first of the list is unused, here and below.
+    pub tail_offsets: [u32; 1 + TAIL_INPUTS],
+    /// Elements after which it begins again, where the key says that it does.
+    pub tail_periods: [u32; 1 + TAIL_INPUTS],
+    /// Scalars, as float32.
+    pub scalars: [u32; FUSED_SCALARS],
+    /// Always 0.
+    pub zero: u32,
+    /// Fills the struct to a multiple of 16 bytes.
+    pub unused: [u32; 3],
+}
+
+/// Parameters of a matrix product. Lists of four are in the order out, a, b, bias; where parts along k are put together, out,
+/// parts, residual, bias.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct MatmulParams {
@@ -222,7 +244,7 @@ pub struct AttentionParams {
     pub scale: f32,
     /// First element of the logarithms of sums.
     pub logsumexp_offset: u32,
-    /// Their strides along batch, head, query; the last is unused.
+    /// Their strides along batch, head, query; then the bits of the number that a mask puts in the place of scores.
     pub logsumexp_strides: [u32; 4],
 }
 

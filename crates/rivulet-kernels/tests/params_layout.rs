@@ -39,6 +39,7 @@ fn params_lie_in_rust_as_in_wgsl() {
         logsumexp: true,
         quads: false,
         tile: None,
+        written_out: false,
     };
     let step = FusedStep {
         op: Op::Relu,
@@ -47,14 +48,17 @@ fn params_lie_in_rust_as_in_wgsl() {
         sources: [FusedSource::Input(0); 3],
     };
     let fused = Fused::new(&[step], &[FusedInput { dtype: DType::F32, repeated: false }]).unwrap();
+    let row = fields!(RowParams: offsets rows size inner eps stats groups places);
+    let mut tailed = fields!(TailedRowParams: tail_offsets tail_periods scalars zero);
+    tailed.1.extend(&row.1);
+    let held =
+        HeldRow::choose(RowOp::Softmax, DType::F32, DType::F32, 8, &[0]).and_then(|key| key.then(fused));
     let cases = [
+        (Kernel::HeldRow(held.unwrap()), tailed),
         (Kernel::Fused(fused), fields!(FusedParams: offsets periods scalars count zero unused)),
         (pointwise(Layout::Linear), dense),
         (pointwise(Layout::Strided), strided),
-        (
-            Kernel::Row(Row::new(RowOp::Softmax, DType::F32, DType::F32, 0, 9, 1)),
-            fields!(RowParams: offsets rows size inner eps stats groups places),
-        ),
+        (Kernel::Row(Row::new(RowOp::Softmax, DType::F32, DType::F32, 0, 9, 1)), row),
         (
             Kernel::Matmul(matmul),
             fields!(MatmulParams: offsets outer_strides batch_strides strides edges m n k batch alpha beta parts chunk),

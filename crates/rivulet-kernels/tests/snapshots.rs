@@ -42,6 +42,7 @@ fn kernels() -> Vec<Kernel> {
             logsumexp: false,
             quads: false,
             tile: None,
+            written_out: false,
         }),
     ]
 }

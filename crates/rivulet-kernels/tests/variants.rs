@@ -142,6 +142,77 @@ fn row_kernels_translate() {
     check(&rows());
 }
 
+/// Chains of a row's results, with a dense tensor, a row for all and a scalar, between types.
+fn tails(made: DType) -> Vec<Fused> {
+    let step = |op, common, output, sources| FusedStep { op, common, output, sources };
+    let [row, dense, repeated] = [FusedSource::Input(0), FusedSource::Input(1), FusedSource::Input(2)];
+    let input = |dtype, repeated| FusedInput { dtype, repeated };
+    let inputs = [input(made, false), input(DType::F32, false), input(made, true)];
+    let mut chains = Vec::new();
+    for output in [made, DType::F32, DType::F16] {
+        let steps = [
+            step(Op::Mul, DType::F32, made, [row, dense, row]),
+            step(Op::Add, DType::F32, made, [FusedSource::Step(0), FusedSource::Scalar(1), row]),
+            step(Op::Gt, made, DType::Bool, [row, repeated, row]),
+            step(Op::Where, made, output, [FusedSource::Step(2), FusedSource::Step(1), row]),
+        ];
+        chains.extend(Fused::new(&[step(Op::Gelu, made, output, [row; 3])], &inputs[..1]));
+        chains.extend(Fused::new(&steps, &inputs));
+    }
+    chains.dedup();
+    chains
+}
+
+#[test]
+fn row_kernels_with_chains_translate() {
+    let mut kernels = Vec::new();
+    let norm = Norm { weight: true, bias: true, stats: None };
+    let kept = Norm { stats: Some(DType::F32), ..norm };
+    let ops = [
+        RowOp::Softmax,
+        RowOp::LogSoftmax,
+        RowOp::LayerNorm(norm),
+        RowOp::RmsNorm(Norm { bias: false, ..kept }),
+    ];
+    for op in ops {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for size in [128, 4096] {
+                let Some(key) = HeldRow::choose(op, dtype, dtype, size, &[0, 4]) else { continue };
+                let sum = key.of_sum(RowSum::Kept);
+                for key in [Some(key), sum].into_iter().flatten() {
+                    kernels.extend(
+                        tails(dtype).into_iter().filter_map(|tail| key.then(tail)).map(Kernel::HeldRow),
+                    );
+                }
+            }
+        }
+    }
+    assert!(kernels.len() >= 150, "{}", kernels.len());
+    let mut seen = std::collections::HashSet::new();
+    kernels.retain(|kernel| seen.insert(*kernel));
+    check(&kernels);
+}
+
+#[test]
+fn chains_that_no_row_kernel_can_do_have_no_key() {
+    let key = HeldRow::choose(RowOp::Softmax, DType::F32, DType::F32, 128, &[0]).unwrap();
+    let chain = |op, output, inputs: &[(DType, bool)]| {
+        let sources =
+            [FusedSource::Input(0), FusedSource::Input(inputs.len() as u8 - 1), FusedSource::Input(0)];
+        let inputs: Vec<_> = inputs.iter().map(|&(dtype, repeated)| FusedInput { dtype, repeated }).collect();
+        Fused::new(&[FusedStep { op, common: DType::F32, output, sources }], &inputs).unwrap()
+    };
+    let (plain, row) = ((DType::F32, false), (DType::F32, true));
+    let good = chain(Op::Mul, DType::F32, &[plain, row]);
+    assert!(key.then(good).is_some());
+    assert_eq!(key.then(good).unwrap().then(good), None, "two chains");
+    assert_eq!(key.then(chain(Op::Relu, DType::F32, &[row])), None, "the row itself repeats nothing");
+    assert_eq!(key.then(chain(Op::Relu, DType::F32, &[(DType::F16, false)])), None, "made in another type");
+    assert_eq!(key.then(chain(Op::Mul, DType::F32, &[plain, (DType::I64, false)])), None, "an integer");
+    assert_eq!(key.then(chain(Op::Gt, DType::Bool, &[plain, plain])), None, "stored in fours");
+    assert_eq!(key.then(chain(Op::Mul, DType::F32, &[plain; 5])), None, "four further ones");
+}
+
 #[test]
 fn sums_over_rows_translate() {
     let mut kernels = Vec::new();
@@ -285,7 +356,9 @@ fn products() -> Vec<Kernel> {
                         kernels.push(Kernel::Matmul(Matmul { residual: true, activation: None, ..key }));
                     }
                     if tile == Tile::Small && bits & 0b1011 == 0 && input == output {
-                        kernels.push(Kernel::MatmulJoin(MatmulJoin { output, bias, activation, store }));
+                        let join = MatmulJoin { output, bias, activation, residual: false, store };
+                        kernels.push(Kernel::MatmulJoin(join));
+                        kernels.push(Kernel::MatmulJoin(MatmulJoin { residual: true, ..join }));
                     }
                     if !skinny && !bias && output == DType::F32 {
                         kernels.push(Kernel::Matmul(Matmul { split: true, ..key }));
@@ -543,7 +616,9 @@ fn searches_and_products_of_integers_translate() {
 fn attention_translates() {
     let mut kernels = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for mask in [Mask::None, Mask::Bool, Mask::Additive(DType::F32), Mask::Additive(DType::F16)] {
+        for mask in
+            [Mask::None, Mask::Bool, Mask::Filled, Mask::Additive(DType::F32), Mask::Additive(DType::F16)]
+        {
             for head in HeadSize::ALL {
                 for bits in 0..32 {
                     let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
@@ -556,7 +631,8 @@ fn attention_translates() {
                     };
                     for &(queries, slices) in tiles {
                         let tile = (slices > 0).then_some(AttentionTile { queries, slices });
-                        kernels.push(Kernel::Attention(Attention {
+                        let written_out = false;
+                        let key = Attention {
                             dtype,
                             mask,
                             causal,
@@ -565,7 +641,12 @@ fn attention_translates() {
                             logsumexp,
                             quads,
                             tile,
-                        }));
+                            written_out,
+                        };
+                        kernels.push(Kernel::Attention(key));
+                        if !causal && !logsumexp {
+                            kernels.push(Kernel::Attention(Attention { written_out: true, ..key }));
+                        }
                     }
                 }
             }

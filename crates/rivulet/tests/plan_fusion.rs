@@ -10,7 +10,7 @@ use plan::{
     scaled, soft, unary,
 };
 use rivulet::Device;
-use rivulet::ops::{DType, Op, Scalar, copy, layer_norm, pointwise};
+use rivulet::ops::{DType, Op, Scalar, copy, layer_norm, pointwise, rms_norm};
 use rivulet::plan::Program;
 
 const F: DType = DType::F32;
@@ -158,6 +158,59 @@ fn biases_and_residuals_go_into_products() {
         },
     );
     assert!(kernels(&joined).iter().any(|kernel| kernel.contains("join_f32_bias")), "{:?}", kernels(&joined));
+}
+
+#[test]
+fn residuals_go_into_what_joins_the_parts_of_a_product() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16] {
+        let (weight, bias) =
+            (Tensor::random(&device, dtype, &[40, 2048], 1), Tensor::random(&device, dtype, &[40], 2));
+        let inputs = |seed| {
+            let make = |shape: &[u64], seed| Tensor::random(&device, dtype, shape, seed);
+            vec![make(&[33, 2048], seed), make(&[35, 40], seed + 9)]
+        };
+        let tolerance = if dtype == F { 0.0 } else { 8.0 };
+        let commands = |model: &dyn Fn(&Tensor, &Tensor) -> rivulet::Result<Tensor>| {
+            let program = equals_eager(&device, tolerance, inputs, |inputs| {
+                // One that begins elsewhere than the product.
+                let residual = inputs[1].with(&[33, 40], &[40, 1]).starting_at(80);
+                Ok(vec![model(inputs[0], &residual)?])
+            });
+            kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let taken = commands(&|x, residual| binary(Op::Add, residual, &linear(x, &weight, Some(&bias))?));
+        assert!(taken.len() == 2 && taken[1].contains("_bias_residual"), "{taken:?}");
+        let after =
+            commands(&|x, residual| binary(Op::Add, &unary(Op::Relu, &linear(x, &weight, None)?)?, residual));
+        assert!(after.len() == 2 && after[1].contains("_relu_residual"), "{after:?}");
+        let twice = commands(&|x, residual| {
+            let sum = binary(Op::Add, &linear(x, &weight, Some(&bias))?, residual)?;
+            binary(Op::Add, &sum, &unary(Op::Exp, residual)?)
+        });
+        assert!(twice.len() == 3 && twice[1].contains("_bias_residual"), "one of two: {twice:?}");
+        let before = commands(&|x, residual| {
+            unary(Op::Relu, &binary(Op::Add, &linear(x, &weight, Some(&bias))?, residual)?)
+        });
+        assert_eq!(before.len(), 3, "an activation of the sum: {before:?}");
+    }
+    let batches = equals_eager(
+        &device,
+        0.0,
+        |seed| {
+            vec![
+                Tensor::random(&device, F, &[3, 17, 4096], seed),
+                Tensor::random(&device, F, &[3, 4096, 20], seed + 5),
+                Tensor::random(&device, F, &[3, 17, 20], seed + 7),
+            ]
+        },
+        |inputs| {
+            let product = unary(Op::Relu, &product(inputs[0], inputs[1])?)?;
+            Ok(vec![binary(Op::Add, &product, inputs[2])?])
+        },
+    );
+    let names = kernels(&batches);
+    assert!(names.len() == 2 && names[1].contains("join_f32_relu_residual"), "{names:?}");
 }
 
 #[test]
@@ -397,6 +450,34 @@ fn sums_go_into_normalisations() {
 }
 
 #[test]
+fn summands_and_sums_that_begin_within_a_tensor_go_into_normalisations() {
+    let device = device_or_skip!();
+    let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
+    let inputs = |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, F, &[13, 40], seed)).into();
+    let part = |x: &Tensor, first: u64| x.with(&[9, 40], &[40, 1]).starting_at(first);
+    for [left, right] in [[0, 80], [120, 0], [4, 44]] {
+        let program = equals_eager(&device, 0.0, inputs, |inputs| {
+            let sum = binary(Op::Add, &part(inputs[0], left), &part(inputs[1], right))?;
+            Ok(vec![norm(&sum, &gain, &shift)?])
+        });
+        let names = kernels(&program);
+        assert!(names.len() == 1 && names[0].starts_with("add_layer_norm"), "{left} {right}: {names:?}");
+    }
+    let kept = equals_eager(&device, 0.0, inputs, |inputs| {
+        let whole = soft(inputs[0])?;
+        let sum = part(&whole, 120);
+        let (left, right) = (part(inputs[0], 40), part(inputs[1], 0));
+        pointwise(&device, Op::Add, F, &sum.view(), &[left.view(), right.view()], None, &[])?;
+        Ok(vec![norm(&sum, &gain, &shift)?, whole])
+    });
+    assert!(kernels(&kept)[1].starts_with("add_keep_layer_norm"), "{:?}", kernels(&kept));
+    let odd = equals_eager(&device, 0.0, inputs, |inputs| {
+        Ok(vec![norm(&binary(Op::Add, &part(inputs[0], 0), &part(inputs[1], 2))?, &gain, &shift)?])
+    });
+    assert_eq!(kernels(&odd).len(), 2, "read four at a time: {:?}", kernels(&odd));
+}
+
+#[test]
 fn sums_stay_apart_from_normalisations_where_the_order_or_their_form_says_so() {
     let device = device_or_skip!();
     let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
@@ -416,6 +497,26 @@ fn sums_stay_apart_from_normalisations_where_the_order_or_their_form_says_so() {
         Ok(vec![norm(inputs[0], &gain, &shift)?])
     });
     assert_eq!(kept_in_place.len(), 2, "{kept_in_place:?}");
+    let into_its_place = count(&|inputs| {
+        let (sum, gain, shift) = (binary(Op::Add, inputs[0], inputs[1])?, gain.view(), shift.view());
+        let place = sum.view();
+        layer_norm(&device, &place, None, None, &place, Some(&gain), Some(&shift), 1e-5)?;
+        Ok(vec![sum])
+    });
+    assert_eq!(into_its_place.len(), 2, "{into_its_place:?}");
+    let over_a_summand = count(&|inputs| {
+        let (sum, gain, shift) = (binary(Op::Add, inputs[0], inputs[1])?, gain.view(), shift.view());
+        layer_norm(&device, &inputs[1].view(), None, None, &sum.view(), Some(&gain), Some(&shift), 1e-5)?;
+        Ok(vec![inputs[1].clone()])
+    });
+    assert_eq!(over_a_summand.len(), 2, "{over_a_summand:?}");
+    let of_two_types = count(&|inputs| {
+        let half = Tensor::empty(&device, DType::F16, &[9, 40])?;
+        copy(&device, &half.view(), &inputs[1].view())?;
+        soft(&half)?;
+        Ok(vec![norm(&binary(Op::Add, inputs[0], &half)?, &gain, &shift)?])
+    });
+    assert!(of_two_types.iter().all(|name| !name.starts_with("add_layer")), "{of_two_types:?}");
     // A summand is written in between: the norm moves up instead.
     let written_between = count(&|inputs| {
         let x = soft(inputs[0])?;
@@ -433,6 +534,156 @@ fn sums_stay_apart_from_normalisations_where_the_order_or_their_form_says_so() {
         Ok(vec![norm(&sum, &gain, &shift)?, x])
     });
     assert!(stuck.iter().all(|kernel| !kernel.starts_with("add_layer_norm")), "{stuck:?}");
+}
+
+/// `rms_norm(x)`.
+fn root(x: &Tensor, gain: &Tensor) -> rivulet::Result<Tensor> {
+    let out = Tensor::empty(x.device(), x.dtype, &x.shape)?;
+    rms_norm(x.device(), &out.view(), None, &x.view(), Some(&gain.view()), 1e-5)?;
+    Ok(out)
+}
+
+#[test]
+fn chains_go_into_the_rows_before_them() {
+    let device = device_or_skip!();
+    for dtype in [F, DType::F16, DType::BF16] {
+        let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, dtype, &[40], seed));
+        let inputs =
+            |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, dtype, &[9, 40], seed)).into();
+        // Bit by bit: what is between is rounded as if it were stored.
+        let names = |model: &dyn Fn(&[&Tensor]) -> rivulet::Result<Tensor>| {
+            let program = equals_eager(&device, 0.0, inputs, |inputs| Ok(vec![model(inputs)?]));
+            assert!(program.report().fusions.iter().any(|line| line.contains(" after ")), "{program:?}");
+            assert_eq!(program.report().arena_bytes, 0);
+            kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        for op in [Op::Gelu, Op::Silu, Op::Relu, Op::Tanh] {
+            let of_one = names(&|inputs| unary(op, &norm(inputs[0], &gain, &shift)?));
+            assert!(of_one.len() == 1 && of_one[0].contains(op.label()), "{of_one:?}");
+        }
+        let gate = names(&|inputs| binary(Op::Mul, &root(inputs[0], &gain)?, inputs[1]));
+        assert!(gate.len() == 1 && gate[0].starts_with("rms_norm_weight"), "{gate:?}");
+        let residual = names(&|inputs| binary(Op::Add, inputs[1], &norm(inputs[0], &gain, &shift)?));
+        assert!(residual.len() == 1 && residual[0].starts_with("layer_norm"), "{residual:?}");
+        let itself = names(&|inputs| binary(Op::Sub, inputs[0], &norm(inputs[0], &gain, &shift)?));
+        assert_eq!(itself.len(), 1, "what was normalised, too: {itself:?}");
+        let row = names(&|inputs| binary(Op::Mul, &soft(inputs[0])?, &gain));
+        assert!(row.len() == 1 && row[0].starts_with("softmax"), "{row:?}");
+        let square = names(&|inputs| {
+            let x = root(inputs[0], &gain)?;
+            binary(Op::Mul, &x, &x)
+        });
+        assert_eq!(square.len(), 1, "{square:?}");
+        let long = names(&|inputs| {
+            let x = scaled(Op::Mul, &norm(inputs[0], &gain, &shift)?, 0.3)?;
+            let x = binary(Op::Add, &unary(Op::Silu, inputs[1])?, &x)?;
+            binary(Op::Mul, &unary(Op::Gelu, &x)?, &gain)
+        });
+        assert_eq!(long.len(), 1, "{long:?}");
+        let cast = names(&|inputs| {
+            let made = norm(inputs[0], &gain, &shift)?;
+            let out = Tensor::empty(&device, if dtype == F { DType::F16 } else { F }, &made.shape)?;
+            copy(&device, &out.view(), &made.view())?;
+            Ok(out)
+        });
+        assert_eq!(cast.len(), 1, "{cast:?}");
+        let in_place_of_it = names(&|inputs| {
+            let made = norm(inputs[0], &gain, &shift)?;
+            in_place(Op::Neg, &made)?;
+            Ok(made)
+        });
+        assert_eq!(in_place_of_it.len(), 1, "{in_place_of_it:?}");
+        let over_an_input = names(&|inputs| {
+            let made = norm(inputs[0], &gain, &shift)?;
+            let gate = inputs[1].view();
+            pointwise(&device, Op::Mul, dtype, &gate, &[made.view(), gate.clone()], None, &[])?;
+            Ok(inputs[1].clone())
+        });
+        assert_eq!(over_an_input.len(), 1, "{over_an_input:?}");
+    }
+}
+
+#[test]
+fn sums_before_rows_and_chains_behind_them_are_one() {
+    let device = device_or_skip!();
+    let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
+    let inputs = |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, F, &[9, 40], seed)).into();
+    let program = equals_eager(&device, 0.0, inputs, |inputs| {
+        let sum = binary(Op::Add, inputs[0], inputs[1])?;
+        let normal = norm(&sum, &gain, &shift)?;
+        Ok(vec![binary(Op::Mul, &unary(Op::Gelu, &normal)?, inputs[1])?, sum])
+    });
+    let names = kernels(&program);
+    assert!(names.len() == 1 && names[0].starts_with("add_keep_layer_norm"), "{names:?}");
+    let read = equals_eager(&device, 0.0, inputs, |inputs| {
+        let sum = binary(Op::Add, inputs[0], inputs[1])?;
+        let normal = norm(&sum, &gain, &shift)?;
+        Ok(vec![binary(Op::Mul, &unary(Op::Gelu, &normal)?, &sum)?, sum])
+    });
+    assert_eq!(kernels(&read).len(), 2, "the kept sum is written by the same command: {:?}", kernels(&read));
+}
+
+#[test]
+fn chains_stay_apart_from_rows_where_the_order_or_their_form_says_so() {
+    let device = device_or_skip!();
+    let [gain, shift] = [1, 2].map(|seed| Tensor::random(&device, F, &[40], seed));
+    let inputs = |seed| [seed, seed + 9].map(|seed| Tensor::random(&device, F, &[9, 40], seed)).into();
+    let names = |model: &dyn Fn(&[&Tensor]) -> rivulet::Result<Vec<Tensor>>| {
+        let program = equals_eager(&device, 0.0, inputs, model);
+        kernels(&program).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let kept = names(&|inputs| {
+        let made = norm(inputs[0], &gain, &shift)?;
+        Ok(vec![unary(Op::Exp, &made)?, made])
+    });
+    assert_eq!(kept.len(), 2, "an output: {kept:?}");
+    let read = names(&|inputs| {
+        let made = norm(inputs[0], &gain, &shift)?;
+        Ok(vec![unary(Op::Exp, &made)?, soft(&made)?])
+    });
+    assert_eq!(read.len(), 3, "another reader: {read:?}");
+    let read_otherwise = names(&|inputs| {
+        let made = norm(inputs[0], &gain, &shift)?;
+        Ok(vec![binary(Op::Mul, &made, &made.with(&[40], &[1]))?])
+    });
+    assert_eq!(read_otherwise.len(), 2, "its first row for all: {read_otherwise:?}");
+    // A row is read as a whole, and its elements are written when others of the last one are read yet.
+    let over = names(&|inputs| {
+        let made = norm(inputs[0], &gain, &shift)?;
+        pointwise(&device, Op::Neg, F, &inputs[0].view(), &[made.view()], None, &[])?;
+        Ok(vec![inputs[0].clone()])
+    });
+    assert_eq!(over.len(), 2, "over what was normalised: {over:?}");
+    let truths = names(&|inputs| {
+        let (made, out) = (norm(inputs[0], &gain, &shift)?, Tensor::empty(&device, DType::Bool, &[9, 40])?);
+        pointwise(&device, Op::Gt, F, &out.view(), &[made.view()], Some(1), &[Scalar::F32(0.1)])?;
+        Ok(vec![out])
+    });
+    assert_eq!(truths.len(), 2, "stored in fours: {truths:?}");
+    // A part of a tensor that begins at an odd place.
+    let odd = names(&|inputs| {
+        let part = inputs[1].with(&[8, 40], &[40, 1]).starting_at(3);
+        let made = norm(&inputs[0].with(&[8, 40], &[40, 1]), &gain, &shift)?;
+        Ok(vec![binary(Op::Mul, &made, &part)?])
+    });
+    assert_eq!(odd.len(), 2, "{odd:?}");
+    // What was normalised changes in between: the chain moves up instead.
+    let moved = names(&|inputs| {
+        let x = soft(inputs[0])?;
+        let made = norm(&x, &gain, &shift)?;
+        in_place(Op::Neg, &x)?;
+        Ok(vec![binary(Op::Mul, &made, inputs[1])?, x])
+    });
+    assert!(moved.len() == 3 && moved[1].starts_with("layer_norm") && moved[1].contains("mul"), "{moved:?}");
+    // Both change: neither may move.
+    let stuck = names(&|inputs| {
+        let (x, gate) = (soft(inputs[0])?, soft(inputs[1])?);
+        let made = norm(&x, &gain, &shift)?;
+        in_place(Op::Neg, &x)?;
+        in_place(Op::Neg, &gate)?;
+        Ok(vec![binary(Op::Mul, &made, &gate)?, x, gate])
+    });
+    assert!(stuck.iter().all(|name| !name.contains("layer_norm") || !name.contains("mul")), "{stuck:?}");
 }
 
 #[test]

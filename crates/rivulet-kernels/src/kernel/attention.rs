@@ -15,6 +15,8 @@ pub enum Mask {
     Bool,
     /// A tensor that is added to the scores.
     Additive(DType),
+    /// A tensor of bools: true where a number takes the score's place, the last of the parameters' `logsumexp_strides`.
+    Filled,
 }
 
 /// The head size that the kernel is made for; smaller ones are filled up with zeros.
@@ -88,6 +90,9 @@ pub struct Attention {
     pub quads: bool,
     /// What a workgroup of the kernel on tiles takes; none for the kernel that serves few queries and large heads.
     pub tile: Option<AttentionTile>,
+    /// True for what a product, a scale, a mask and a softmax give one after the other: scores are rounded to `dtype` after
+    /// each of the first three, and a query that sees no key gives NaN rather than 0.
+    pub written_out: bool,
 }
 
 impl HeadSize {
@@ -148,6 +153,7 @@ impl Attention {
             Mask::None => String::new(),
             Mask::Bool => "_mask_bool".to_owned(),
             Mask::Additive(dtype) => format!("_mask_{}", dtype.name()),
+            Mask::Filled => "_mask_filled".to_owned(),
         };
         let causal = if self.causal { "_causal" } else { "" };
         let pairs = if self.pairs { "_pairs" } else { "" };
@@ -155,8 +161,9 @@ impl Attention {
         let quads = if self.quads { "_quads" } else { "" };
         let tile = self.tile.filter(|_| self.tile());
         let tile = tile.map_or(String::new(), |tile| format!("_tile{}x{}", tile.queries, tile.slices));
+        let written_out = if self.written_out { "_written_out" } else { "" };
         let (dtype, dim) = (self.dtype.name(), self.head.dim());
-        format!("attention_{dtype}_{dim}{mask}{causal}{pairs}{kept}{quads}{tile}")
+        format!("attention_{dtype}_{dim}{mask}{causal}{pairs}{kept}{quads}{tile}{written_out}")
     }
 
     pub(super) fn workgroup(&self) -> [u32; 3] {
@@ -199,17 +206,30 @@ impl Attention {
         };
         let place = "load_mask(base + query * p.mask_strides.z + key * p.mask_strides.w)";
         let mask = match self.mask {
-            Mask::None => "return score;".to_owned(),
+            Mask::None => "return value;".to_owned(),
             // Queries past the last one have no row in the mask, and no result.
             Mask::Bool => {
                 format!(
-                    "if (query >= p.queries) {{ return score; }}\nreturn select(-inf_f32(), score, {place} != 0);"
+                    "if (query >= p.queries) {{ return value; }}\nreturn select(-inf_f32(), value, {place} != 0);"
+                )
+            }
+            Mask::Filled => {
+                let number = self.rounded("bitcast<f32>(p.logsumexp_strides.w)");
+                format!(
+                    "if (query >= p.queries) {{ return value; }}\nreturn select(value, {number}, {place} != 0);"
                 )
             }
             Mask::Additive(_) => {
-                format!("if (query >= p.queries) {{ return score; }}\nreturn score + {place};")
+                let sum = self.rounded(&format!("value + {place}"));
+                format!("if (query >= p.queries) {{ return value; }}\nreturn {sum};")
             }
         };
+        let value = if self.written_out {
+            self.rounded(&format!("{} * p.scale", self.rounded("score")))
+        } else {
+            "score".to_owned()
+        };
+        let mask = format!("let value = {value};\n{mask}");
         let access = if pairs { Access::Words } else { Access::Store };
         let load = if self.quads { Access::LoadFour } else { Access::Load };
         let body = if self.tile() {
@@ -233,6 +253,7 @@ impl Attention {
             .set("CAUSAL", if self.causal { " && i32(key) <= i32(query) + p.diagonal" } else { "" })
             .set("PAIR", if pairs { "2" } else { "1" })
             .set("MASK", mask)
+            .set("SCALED", if self.written_out { "" } else { " * p.scale" })
             .set("END", end)
             .set("STORE", store)
             .operand("out", self.dtype, access)
@@ -242,13 +263,29 @@ impl Attention {
         shader = if self.tile() { self.tiles(shader) } else { self.lanes(shader) };
         shader = match self.mask {
             Mask::None => shader,
-            Mask::Bool => shader.operand("mask", DType::Bool, Access::Load),
+            Mask::Bool | Mask::Filled => shader.operand("mask", DType::Bool, Access::Load),
             Mask::Additive(dtype) => shader.operand("mask", dtype, Access::Load),
         };
         if self.logsumexp {
             shader = shader.operand("logsumexp", DType::F32, Access::Store);
         }
         shader.finish()
+    }
+
+    /// A score as a tensor of the element type would hold it, where the kernel gives what such tensors give.
+    fn rounded(&self, score: &str) -> String {
+        match self.dtype {
+            DType::F16 | DType::BF16 if self.written_out => {
+                format!("decode_{0}(encode_{0}({score}))", self.dtype.name())
+            }
+            _ => score.to_owned(),
+        }
+    }
+
+    /// What a query's sums are multiplied by. One that sees no key gives 0, as PyTorch's safe softmax, or NaN as a softmax.
+    fn share(&self, sum: &str) -> String {
+        let nothing = if self.written_out { "nan_f32()" } else { "0.0" };
+        format!("select(1.0 / {sum}, {nothing}, is_zero({sum}))")
     }
 
     /// The function that reads four elements of an operand from element `d` of a head on.
@@ -306,6 +343,7 @@ impl Attention {
             .set("SCALE", scale)
             .set("GATHER", gather)
             .set("WRITE", write)
+            .set("SHARE", self.share("sum"))
             .set("KEEP", self.keep("lane", "highest", "sum", "query"))
     }
 
@@ -373,8 +411,7 @@ impl Attention {
             let query = format!("query + {r}u");
             let mine = if slices > 1 { format!(" && slice == {}u", r % slices) } else { String::new() };
             let _ = writeln!(write, "if ({query} < p.queries{mine}) {{");
-            // A query that sees no key gives 0, as PyTorch's safe softmax.
-            let _ = writeln!(write, "let share = select(1.0 / total[{r}], 0.0, is_zero(total[{r}]));");
+            let _ = writeln!(write, "let share = {};", self.share(&format!("total[{r}]")));
             let _ = writeln!(write, "let to = base.x + ({query}) * p.row_strides.x;");
             for v in 0..own {
                 let _ = writeln!(declare, "var o{r}_{v} = vec4<f32>();");

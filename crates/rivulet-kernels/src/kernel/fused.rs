@@ -153,8 +153,7 @@ impl Fused {
         .set("OUT", output.native().name())
         .set("STEPS", self.body())
         .operand("out", output, Access::Put(store));
-        let half = |dtype: DType| dtype == DType::F16;
-        if self.steps().any(|step| half(step.common) || half(step.output)) {
+        if self.computes_half() {
             shader = shader.half();
         }
         for (k, input) in self.inputs().enumerate() {
@@ -163,16 +162,26 @@ impl Fused {
         shader.finish()
     }
 
+    /// Whether a step takes or gives float16.
+    pub(super) fn computes_half(&self) -> bool {
+        self.steps().any(|step| step.common == DType::F16 || step.output == DType::F16)
+    }
+
     /// The statements that make element `e`.
     fn body(&self) -> String {
         let mut body = String::new();
-        let word =
-            |name: &str, index: usize| format!("p.{name}[{}].{}", index / 4, ["x", "y", "z", "w"][index % 4]);
         for (k, input) in self.inputs().enumerate() {
             let (offset, period) = (word("offsets", k + 1), word("periods", k + 1));
             let place = if input.repeated { format!("e % {period}") } else { "e".to_owned() };
             let _ = writeln!(body, "    let x{k} = load_in{k}({offset} + {place});");
         }
+        body + &self.statements()
+    }
+
+    /// The statements that make the result of the inputs `x0`, `x1` and so on, and return it. They read the parameters
+    /// `scalars` and `zero`.
+    pub(super) fn statements(&self) -> String {
+        let mut text = String::new();
         let types: Vec<DType> = self.steps().map(|step| step.output).collect();
         let inputs: Vec<DType> = self.inputs().map(|input| input.dtype).collect();
         for (at, step) in self.steps().enumerate() {
@@ -195,18 +204,26 @@ impl Fused {
                 convert(call, step.common.native(), step.output)
             };
             let last = at + 1 == types.len();
-            let kept = match step.output {
-                _ if last => value,
-                DType::F32 => format!("rounded_f32({value})"),
-                DType::I32 | DType::I64 => value,
-                narrow => format!("decode_{0}(encode_{0}({value}))", narrow.name()),
-            };
             let _ = if last {
-                writeln!(body, "    return {kept};")
+                writeln!(text, "    return {value};")
             } else {
-                writeln!(body, "    let t{at} = {kept};")
+                writeln!(text, "    let t{at} = {};", kept(&value, step.output))
             };
         }
-        body
+        text
+    }
+}
+
+/// The parameter word of that index in a list of vectors.
+fn word(name: &str, index: usize) -> String {
+    format!("p.{name}[{}].{}", index / 4, ["x", "y", "z", "w"][index % 4])
+}
+
+/// A value as one that is stored in a type and read again.
+pub(super) fn kept(value: &str, dtype: DType) -> String {
+    match dtype {
+        DType::F32 => format!("rounded_f32({value})"),
+        DType::I32 | DType::I64 => value.to_owned(),
+        narrow => format!("decode_{0}(encode_{0}({value}))", narrow.name()),
     }
 }

@@ -1,9 +1,10 @@
 //! Rows short enough for the registers of the invocations that make them.
 
+use super::fused::{Fused, kept};
 use super::row::{Norm, RowOp, RowThreads};
 use crate::dtype::{DType, Native};
 use crate::features::Features;
-use crate::params::RowParams;
+use crate::params::{RowParams, TAIL_INPUTS, TailedRowParams};
 use crate::shader::{Access, Shader};
 use std::fmt::Write;
 
@@ -35,6 +36,8 @@ pub struct HeldRow {
     pub vectors: u32,
     /// What is added first; normalisations alone.
     pub sum: RowSum,
+    /// What becomes of each element that is made: what [`HeldRow::then`] allows.
+    pub tail: Option<Fused>,
 }
 
 impl HeldRow {
@@ -49,14 +52,28 @@ impl HeldRow {
         }
         let threads = if size <= 1024 { RowThreads::Few } else { RowThreads::Many };
         let vectors = (size / 4).div_ceil(threads.count()).next_power_of_two();
-        Some(Self { op, input, output, threads, vectors, sum: RowSum::None })
+        Some(Self { op, input, output, threads, vectors, sum: RowSum::None, tail: None })
+    }
+
+    /// The key that does a chain of pointwise ops to what it makes, rounded to the output's type: the first input of the
+    /// chain. Further ones are float tensors of the elements of all rows, or such as repeat themselves after a multiple
+    /// of four, whose first elements are multiples of four; their bindings come last. None where there is a chain already,
+    /// or the kernel cannot do this one. The parameters are [`TailedRowParams`].
+    #[must_use]
+    pub fn then(self, tail: Fused) -> Option<Self> {
+        let row = tail.inputs().next().is_some_and(|row| row.dtype == self.output && !row.repeated);
+        let further = || tail.inputs().skip(1);
+        let fits = further().count() <= TAIL_INPUTS && further().all(|input| input.dtype.is_float());
+        (self.tail.is_none() && row && fits && tail.output().is_float())
+            .then_some(Self { tail: Some(tail), ..self })
     }
 
     /// The key that normalises sums. The first elements of summand and kept sum are multiples of four, see [`RowParams`].
-    /// None where the op is no normalisation.
+    /// None where the op is no normalisation, or there is a chain behind it.
     #[must_use]
     pub fn of_sum(self, sum: RowSum) -> Option<Self> {
-        matches!(self.op, RowOp::LayerNorm(_) | RowOp::RmsNorm(_)).then_some(Self { sum, ..self })
+        let sums = matches!(self.op, RowOp::LayerNorm(_) | RowOp::RmsNorm(_)) && self.tail.is_none();
+        sums.then_some(Self { sum, ..self })
     }
 
     /// Workgroups for `rows` rows.
@@ -72,7 +89,8 @@ impl HeldRow {
             RowSum::Added => "add_",
             RowSum::Kept => "add_keep_",
         };
-        format!("{sum}{}_{input}_{output}_held_{threads}x{vectors}", self.op.label())
+        let tail = self.tail.map_or(String::new(), |tail| format!("_{}", tail.label()));
+        format!("{sum}{}_{input}_{output}_held_{threads}x{vectors}{tail}", self.op.label())
     }
 
     pub(super) fn bindings(&self) -> u32 {
@@ -82,14 +100,16 @@ impl HeldRow {
                 RowSum::Added => 1,
                 RowSum::Kept => 2,
             }
+            + self.tail.map_or(0, |tail| tail.inputs().count() as u32 - 1)
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
-        size_of::<RowParams>() as u32
+        (if self.tail.is_some() { size_of::<TailedRowParams>() } else { size_of::<RowParams>() }) as u32
     }
 
     pub(super) fn requires(&self) -> Features {
-        Features::of(self.input) | Features::of(self.output) | self.op.requires()
+        let tail = self.tail.map_or(Features::NONE, |tail| tail.requires());
+        Features::of(self.input) | Features::of(self.output) | self.op.requires() | tail
     }
 
     /// A line for each vector: `V` is its number, `E` the place of its first element in the row, and `IN` the condition
@@ -108,23 +128,58 @@ impl HeldRow {
 
     pub(super) fn wgsl(&self) -> String {
         let threads = self.threads.count();
-        let shader = Shader::new(
-            include_str!("../../wgsl/params/row.wgsl"),
-            include_str!("../../wgsl/kernel/held_row.wgsl"),
-        )
-        .compute(Native::F32)
-        .set("THREADS", threads.to_string())
-        .set("ROWS", (256 / threads).to_string())
-        .set("SHARES", if threads == 256 { "16" } else { "8" })
-        .operand("out", self.output, Access::StoreFour)
-        .operand("x", self.input, Access::LoadFour);
-        match self.op {
+        let params = match self.tail {
+            Some(_) => include_str!("../../wgsl/params/row_tail.wgsl"),
+            None => include_str!("../../wgsl/params/row.wgsl"),
+        };
+        let shader = Shader::new(params, include_str!("../../wgsl/kernel/held_row.wgsl"))
+            .compute(Native::F32)
+            .set("THREADS", threads.to_string())
+            .set("ROWS", (256 / threads).to_string())
+            .set("SHARES", if threads == 256 { "16" } else { "8" })
+            .operand("out", self.tail.map_or(self.output, |tail| tail.output()), Access::StoreFour)
+            .operand("x", self.input, Access::LoadFour);
+        let shader = match self.op {
             RowOp::LogSoftmax => self.softmax(shader, true),
             RowOp::LayerNorm(norm) => self.norm(shader, norm, true),
             RowOp::RmsNorm(norm) => self.norm(shader, Norm { bias: false, ..norm }, false),
             _ => self.softmax(shader, false),
+        };
+        self.tailed(shader).finish()
+    }
+
+    /// The statements that store `value`, four elements from `E` on.
+    fn store(&self, value: &str) -> String {
+        let value =
+            if self.tail.is_some() { format!("tail(row * p.size + $E, {value})") } else { value.to_owned() };
+        self.each(&format!("if ($IN) {{ store_four_out(to + $E, {value}); }}"))
+    }
+
+    /// Adds what the chain reads, and `tail`, which does it to four elements from `e` on, counted over all rows.
+    fn tailed(&self, mut shader: Shader) -> Shader {
+        let Some(tail) = &self.tail else { return shader.set("TAIL", "") };
+        if tail.computes_half() {
+            shader = shader.half();
         }
-        .finish()
+        let component = |place: usize| ["x", "y", "z", "w"][place % 4];
+        let made = kept("made[i]", self.output);
+        let (mut loads, mut arguments, mut given) = (String::new(), "x0: f32".to_owned(), made);
+        for (place, input) in tail.inputs().enumerate().skip(1) {
+            let (name, word) = (format!("in{place}"), component(place));
+            let at = if input.repeated { format!("e % p.tail_periods.{word}") } else { "e".to_owned() };
+            let _ = writeln!(loads, "    let x{place} = load_four_{name}(p.tail_offsets.{word} + {at});");
+            arguments += &format!(", x{place}: f32");
+            given += &format!(", x{place}[i]");
+            shader = shader.operand(&name, input.dtype, Access::LoadFour);
+        }
+        let four: Vec<_> =
+            (0..4).map(|i| format!("element({})", given.replace("[i]", &format!("[{i}]")))).collect();
+        let (steps, four) = (tail.statements(), four.join(", "));
+        let element = format!("fn element({arguments}) -> f32 {{\n{steps}}}\n");
+        let tail = format!(
+            "fn tail(e: u32, made: vec4<f32>) -> vec4<f32> {{\n{loads}    return vec4<f32>({four});\n}}\n"
+        );
+        shader.set("TAIL", element + &tail)
     }
 
     fn softmax(&self, shader: Shader, log: bool) -> Shader {
@@ -152,7 +207,7 @@ impl HeldRow {
         } else {
             "x$V / all"
         };
-        let write = self.each(&format!("if ($IN) {{ store_four_out(to + $E, {value}); }}"));
+        let write = self.store(value);
         shader
             .set("EXP", if short { "exp_short" } else { "exp_f32" })
             .set("LOAD", load)
@@ -203,7 +258,7 @@ impl HeldRow {
             shader = shader.operand("bias", self.input, Access::LoadFour);
             value += " + load_four_bias(p.offsets.w + $E)";
         }
-        let mut write = self.each(&format!("if ($IN) {{ store_four_out(to + $E, {value}); }}"));
+        let mut write = self.store(&value);
         if let Some(stats) = key.stats {
             write += "if (lane == 0u) {\n";
             if centered {

@@ -1,7 +1,7 @@
 //! Matrix products: `out = activation(alpha a b + beta bias)`, in batches, with any strides.
 
 use super::matmul_cooperative::Fragments;
-use super::matmul_join::{ProductStore, finished, stored};
+use super::matmul_join::{ProductStore, finished, stored, with_residual};
 use super::matmul_vectors::Blocks;
 use super::ops::Op;
 use crate::dtype::{DType, Native};
@@ -316,7 +316,12 @@ impl Matmul {
             shader.set("SUM", "sum").set("ACTIVATION", "value")
         } else {
             let shader = finished(shader, self.output, self.bias, self.activation);
-            if self.residual { self.with_residual(shader) } else { shader }
+            if self.residual {
+                let place = "base.x - p.offsets.x + p.edges.w + row * p.edges.x + column";
+                with_residual(shader, self.output, self.activation, place)
+            } else {
+                shader
+            }
         };
         match (self.tile, self.tile.shape(), self.tile.fragments()) {
             (Tile::Blocks(blocks), ..) => self.quad_tiles(shader, &blocks),
@@ -329,16 +334,6 @@ impl Matmul {
 
     pub(super) fn stored(&self, shader: Shader) -> Shader {
         stored(shader, self.output, self.store())
-    }
-
-    /// Adds the residual to what [`finished`] gives.
-    fn with_residual(&self, shader: Shader) -> Shader {
-        let place = "base.x - p.offsets.x + p.edges.w + row * p.edges.x + column";
-        let made =
-            self.activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
-        shader
-            .operand("residual", self.output, Access::Load)
-            .set("ACTIVATION", format!("{made} + load_residual({place})"))
     }
 
     fn tiled(&self, shader: Shader, shape: &Shape) -> Shader {

@@ -7,7 +7,8 @@ use crate::params::MatmulParams;
 use crate::shader::{Access, Shader};
 
 /// Key of what puts the parts of a [split](super::Matmul::split) product together: `activation(alpha (sum of parts) + beta
-/// bias)`, the parts in their order. Bindings: out, the parts as float32, and bias where there is one.
+/// bias) + residual`, the parts in their order. Bindings: out, the parts as float32, then bias and residual where there are
+/// such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MatmulJoin {
     /// Element type of the output and the bias.
@@ -16,6 +17,9 @@ pub struct MatmulJoin {
     pub bias: bool,
     /// As [`Matmul::activation`](super::Matmul::activation).
     pub activation: Option<Op>,
+    /// As [`Matmul::residual`](super::Matmul::residual), but that it takes the place of `b` among the parameters: first
+    /// element and batch strides.
+    pub residual: bool,
     /// As [`Matmul::store`](super::Matmul::store).
     pub store: ProductStore,
 }
@@ -38,11 +42,14 @@ impl MatmulJoin {
         if let Some(op) = self.activation {
             label = label + "_" + op.label();
         }
+        if self.residual {
+            label += "_residual";
+        }
         label + self.store.of(self.output).label()
     }
 
     pub(super) fn bindings(&self) -> u32 {
-        2 + u32::from(self.bias)
+        2 + u32::from(self.bias) + u32::from(self.residual)
     }
 
     pub(super) fn param_bytes(&self) -> u32 {
@@ -78,21 +85,37 @@ impl MatmulJoin {
             .set("ADD", add)
             .set("ROWS", Self::ROWS.to_string())
             .set("QUADS", Self::QUADS.to_string());
-        stored(finished(shader, self.output, self.bias, self.activation), self.output, self.store).finish()
+        let mut shader = finished(shader, self.output, self.bias, self.activation);
+        if self.residual {
+            let place = "base.z + row * p.edges.x + column";
+            shader = with_residual(shader, self.output, self.activation, place);
+        }
+        stored(shader, self.output, self.store).finish()
     }
 }
 
 /// What becomes of a sum before it is stored.
 pub(super) fn finished(shader: Shader, output: DType, bias: bool, activation: Option<Op>) -> Shader {
-    let activation =
-        activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)));
     let shader = if bias {
         let bias = "load_bias(base.w + row * p.edges.y + column * p.edges.z)";
         shader.operand("bias", output, Access::Load).set("SUM", format!("fma(p.alpha, sum, p.beta * {bias})"))
     } else {
         shader.set("SUM", "p.alpha * sum")
     };
-    shader.set("ACTIVATION", activation)
+    shader.set("ACTIVATION", activated(activation))
+}
+
+/// What the kernels call the value, after its activation.
+fn activated(activation: Option<Op>) -> String {
+    activation.map_or("value".to_owned(), |op| format!("{}(value)", op.function(DType::F32)))
+}
+
+/// Adds to what [`finished`] gives the element of the residual at `place`, an expression of `base`, `row` and `column`.
+pub(super) fn with_residual(shader: Shader, output: DType, activation: Option<Op>, place: &str) -> Shader {
+    let made = activated(activation);
+    shader
+        .operand("residual", output, Access::Load)
+        .set("ACTIVATION", format!("{made} + load_residual({place})"))
 }
 
 /// How the four sums that an invocation has beside each other are stored.

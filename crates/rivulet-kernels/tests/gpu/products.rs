@@ -87,15 +87,22 @@ fn check(key: Matmul, problem: &Problem) {
             ..params
         };
         let store = if n.is_multiple_of(4) { ProductStore::Fours } else { ProductStore::One };
-        let product = Matmul { output: DType::F32, bias: false, activation: None, store, ..key };
+        let alone = Matmul { bias: false, activation: None, residual: false, ..key };
+        let product = Matmul { output: DType::F32, store, ..alone };
         let mut operands: Vec<Operand<'_>> = vec![output(&mut sums), input(&mut a), input(&mut b)];
         let groups = key.groups(m_groups, n_groups, batches * parts as u32);
         run(Kernel::Matmul(product), bytes_of(&first), groups, &mut operands);
-        let join =
-            MatmulJoin { output: key.output, bias: key.bias, activation: key.activation, store: key.store };
+        let join = MatmulJoin {
+            output: key.output,
+            bias: key.bias,
+            activation: key.activation,
+            residual: key.residual,
+            store: key.store,
+        };
         let second = MatmulParams {
-            outer_strides: [params.outer_strides[0], dense.0, 0, 0],
-            batch_strides: [params.batch_strides[0], dense.1, 0, 0],
+            offsets: [params.offsets[0], 0, offset as u32 + 4, 0],
+            outer_strides: [params.outer_strides[0], dense.0, params.outer_strides[0], 0],
+            batch_strides: [params.batch_strides[0], dense.1, params.batch_strides[0], 0],
             strides: [n as u32, 0, 0, 0],
             edges: [params.edges[0], 0, 1, count as u32],
             parts: parts as u32,
@@ -104,6 +111,9 @@ fn check(key: Matmul, problem: &Problem) {
         let mut operands: Vec<Operand<'_>> = vec![output(&mut out), input(&mut sums)];
         if key.bias {
             operands.push(input(&mut bias));
+        }
+        if key.residual {
+            operands.push(input(&mut residual));
         }
         kernel = Kernel::MatmulJoin(join);
         run(kernel, bytes_of(&second), join.groups(m_groups, n_groups, batches), &mut operands);
@@ -272,7 +282,7 @@ fn products_in_parts_along_k() {
                         activation: (bits & 1 != 0).then_some(Op::Relu),
                         store: if quads { ProductStore::Fours } else { ProductStore::One },
                         quads,
-                        residual: false,
+                        residual: bits & 2 != 0,
                         split: true,
                     };
                     check(key, if quads { problem } else { &odd });

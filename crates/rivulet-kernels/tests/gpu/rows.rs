@@ -4,8 +4,11 @@ use crate::gpu::{Operand, input, output, run};
 use crate::need_device;
 use crate::values::{decode, encode};
 use bytemuck::bytes_of;
-use rivulet_kernels::params::RowParams;
-use rivulet_kernels::{DType, HeldRow, Kernel, Norm, Row, RowOp, RowSum, Scan, ScanOp};
+use rivulet_kernels::params::{FusedParams, RowParams, TailedRowParams};
+use rivulet_kernels::{
+    DType, Fused, FusedInput, FusedSource, FusedStep, HeldRow, Kernel, Norm, Op, Row, RowOp, RowSum, Scan,
+    ScanOp,
+};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -459,6 +462,73 @@ fn sums_are_normalised_in_registers_and_kept_where_they_are_wanted() {
                         assert_close(&decode(dtype, got), &sums, tolerance(dtype), &what);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// `where(gelu(row * dense + repeated) > scalar, itself, dense)`, rounded to the type of the row after each step.
+fn chain(made: DType, output: DType) -> Fused {
+    let [row, dense, repeated] = [0, 1, 2].map(FusedSource::Input);
+    let (before, step) =
+        (FusedSource::Step, |op, output, sources| FusedStep { op, common: made, output, sources });
+    let steps = [
+        step(Op::Mul, made, [row, dense, row]),
+        step(Op::Add, made, [before(0), repeated, row]),
+        step(Op::Gelu, made, [before(1), row, row]),
+        step(Op::Gt, DType::Bool, [before(2), FusedSource::Scalar(0), row]),
+        step(Op::Where, output, [before(3), before(2), dense]),
+    ];
+    let input = |dtype, repeated| FusedInput { dtype, repeated };
+    Fused::new(&steps, &[input(made, false), input(DType::F32, false), input(made, true)]).unwrap()
+}
+
+#[test]
+fn chains_behind_rows_give_what_they_give_by_themselves() {
+    need_device!();
+    let norm = Norm { weight: true, bias: false, stats: None };
+    let rows = 9;
+    for dtype in FLOATS {
+        for op in [RowOp::Softmax, RowOp::LayerNorm(norm), RowOp::RmsNorm(norm)] {
+            for (key, size) in held(op, dtype) {
+                let output = if size == 300 { DType::F32 } else { dtype };
+                let (count, weighted) = (rows * size, op != RowOp::Softmax);
+                let x = encode(dtype, &numbers(dtype, count, 1));
+                let weight = encode(dtype, &numbers(dtype, size, 2));
+                let dense = encode(DType::F32, &numbers(DType::F32, count + 8, 3));
+                let repeated = encode(dtype, &numbers(dtype, size + 4, 4));
+                let row = RowParams {
+                    offsets: [4, 0, 0, 0],
+                    rows: rows as u32,
+                    size: size as u32,
+                    inner: 1,
+                    eps: 1e-5,
+                    ..Default::default()
+                };
+                let inputs: Vec<_> = std::iter::once(x).chain(weighted.then_some(weight)).collect();
+                let mut made = vec![0; (count + 4) * dtype.size() as usize];
+                apply_kernel(Kernel::HeldRow(key), key.groups(row.rows), row, &mut [&mut made], &inputs);
+                let (chain, scalar) = (chain(dtype, output), 0.25_f32.to_bits());
+                let bytes = (count + 4) * output.size() as usize;
+                let (mut want, mut got) = (vec![0; bytes], vec![0; bytes]);
+                let mut params = FusedParams { count: count as u32, ..Default::default() };
+                params.offsets[..4].copy_from_slice(&[4, 4, 8, 4]);
+                (params.periods[3], params.scalars[0]) = (size as u32, scalar);
+                let mut given = [made, dense.clone(), repeated.clone()];
+                let mut operands = vec![crate::gpu::output(&mut want)];
+                operands.extend(given.iter_mut().map(input));
+                run(Kernel::Fused(chain), bytes_of(&params), chain.groups(params.count), &mut operands);
+
+                let mut params = TailedRowParams { row, ..Default::default() };
+                (params.tail_offsets, params.tail_periods[2]) = ([0, 8, 4, 0], size as u32);
+                params.scalars[0] = scalar;
+                let mut inputs = [inputs, vec![dense, repeated]].concat();
+                let mut operands = vec![crate::gpu::output(&mut got)];
+                operands.extend(inputs.iter_mut().map(input));
+                let kernel = Kernel::HeldRow(key.then(chain).unwrap());
+                run(kernel, bytes_of(&params), key.groups(row.rows), &mut operands);
+                assert!(decode(output, &want)[4..].iter().filter(|value| **value != 0.0).count() > count / 2);
+                assert!(got == want, "{} of {size}", kernel.label());
             }
         }
     }

@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = local; i < $Q_VECTORSu; i += 128u) {
         let start = base.y + min(first_query + i / $VECTORSu, last) * p.row_strides.y;
         let d = i % $VECTORSu * 4u;
-        tile_q[i] = four_q(start, d) * p.scale;
+        tile_q[i] = four_q(start, d)$SCALED;
     }
     var highest = -inf_f32();
     var sum = 0.0;
@@ -70,8 +70,7 @@ $GATHER
         workgroupBarrier();
     }
     if (query < p.queries) {
-        // A query that sees no key gives 0, as PyTorch's safe softmax.
-        let share = select(1.0 / sum, 0.0, is_zero(sum));
+        let share = $SHARE;
         let to = base.x + query * p.row_strides.x;
 $WRITE
 $KEEP

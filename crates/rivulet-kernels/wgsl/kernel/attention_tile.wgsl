@@ -46,7 +46,7 @@ $FETCH_V
         let row = i / $VECTORSu;
         let d = i % $VECTORSu * 4u;
         let start = base.y + min(first_query + row, p.queries - 1u) * p.row_strides.y;
-        let value = four_q(start, d) * p.scale;
+        let value = four_q(start, d)$SCALED;
         for (var j = 0u; j < 4u; j++) {
             tile_q[(d + j) * $Q_PITCHu + row / 4u][row % 4u] = value[j];
         }

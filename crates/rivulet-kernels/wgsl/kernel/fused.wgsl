@@ -4,11 +4,6 @@ var<private> at: vec4<u32>;
 fn locate(e: u32) {
     at.x = p.offsets[0].x + e;
 }
-// As it is. The driver cannot know that nothing is changed, and so cannot put what makes a value and what uses it together
-// into an operation that rounds once.
-fn rounded_f32(x: f32) -> f32 {
-    return bitcast<f32>(bitcast<u32>(x) ^ p.zero);
-}
 fn element(e: u32) -> $OUT {
 $STEPS}
 

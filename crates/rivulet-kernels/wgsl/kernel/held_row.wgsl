@@ -50,7 +50,7 @@ fn total(x: vec4<f32>) -> f32 {
 fn exponentials(x: vec4<f32>) -> vec4<f32> {
     return vec4<f32>($EXP(x.x), $EXP(x.y), $EXP(x.z), $EXP(x.w));
 }
-
+$TAIL
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,

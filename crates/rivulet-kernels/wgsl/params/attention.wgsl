@@ -14,7 +14,7 @@ struct Params {
     diagonal: i32,
     scale: f32,
     logsumexp_offset: u32,
-    // batch, head, query
+    // batch, head, query; number of the mask
     logsumexp_strides: vec4<u32>,
 }
 var<immediate> p: Params;

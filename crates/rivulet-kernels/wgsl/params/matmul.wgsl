@@ -1,5 +1,5 @@
 struct Params {
-    // out, a, b, bias
+    // out, a, b, bias; of a join: out, parts, residual, bias
     offsets: vec4<u32>,
     outer_strides: vec4<u32>,
     batch_strides: vec4<u32>,

@@ -91,6 +91,7 @@ pub fn attention(
                 word(batch * heads),
                 processors(device),
             ),
+            written_out: false,
         };
         let views = [&*written, &*q, &*k, &*v];
         let stride = |dim: usize| views.map(|view| view.strides[dim] as u32);

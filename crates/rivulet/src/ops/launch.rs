@@ -18,7 +18,7 @@ const INLINE: usize = 6;
 pub(super) const FILL: u32 = 512;
 
 /// Processors that workgroups are shared out to; those of a large device where it does not tell.
-pub(super) fn processors(device: &Device) -> u32 {
+pub(crate) fn processors(device: &Device) -> u32 {
     device.info().shader.processors.unwrap_or(128)
 }
 

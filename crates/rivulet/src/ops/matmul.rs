@@ -304,8 +304,13 @@ fn along_k(
     let operands = [(&sums, Access::Write), (views[1], Access::Read), (views[2], Access::Read)];
     let groups = product.groups(m, n, batches * parts);
     launch_once(device, OP, &Kernel::Matmul(product), &operands, bytemuck::bytes_of(&first), groups)?;
-    let join =
-        MatmulJoin { output: key.output, bias: key.bias, activation: key.activation, store: key.store };
+    let join = MatmulJoin {
+        output: key.output,
+        bias: key.bias,
+        activation: key.activation,
+        residual: false,
+        store: key.store,
+    };
     let mut second = MatmulParams { offsets: [at(0), 0, 0, at(3)], strides: [n, 0, 0, 0], parts, ..*params };
     (second.outer_strides[1], second.batch_strides[1], second.edges[3]) = (inner, matrix, whole);
     let mut operands: SmallVec<[(&View<'_>, Access); 4]> =

@@ -14,7 +14,7 @@
 //!
 //! Indices are read on the device, and cannot be errors: what lies outside is read as 0 and written nowhere.
 
-mod attention;
+pub(crate) mod attention;
 mod conv;
 mod copy;
 mod group_norm;

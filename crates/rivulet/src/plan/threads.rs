@@ -313,6 +313,44 @@ mod tests {
     }
 
     #[test]
+    fn measured_anew_the_runs_in_vain_count_no_more() {
+        let pace = Pace::new();
+        run(&pace, 100, 3000, 1000);
+        assert_eq!(run(&pace, 10, 3000, 17_000), 1);
+        loop {
+            let (threads, way) = pace.choose(4);
+            if way == Way::Many {
+                break;
+            }
+            pace.took(way, Duration::from_micros(if threads == 1 { 3000 } else { 1000 }));
+        }
+        pace.took(Way::Many, Duration::from_micros(17_000));
+        assert_eq!(pace.choose(4), (4, Way::Many));
+    }
+
+    #[test]
+    fn runs_in_vain_are_forgiven_after_as_many_others() {
+        let pace = Pace::new();
+        run(&pace, 100, 3000, 1000);
+        for _ in 0..5 {
+            run(&pace, 2, 3000, 17_000);
+            assert_eq!(run(&pace, 2, 3000, 1000), 4);
+        }
+        run(&pace, 2, 3000, 17_000);
+        run(&pace, 1, 3000, 1000);
+        run(&pace, 2, 3000, 17_000);
+        assert_eq!(run(&pace, 1, 3000, 1000), 1, "not after fewer");
+    }
+
+    #[test]
+    fn measured_anew_the_old_times_count_no_more() {
+        let pace = Pace::new();
+        assert_eq!(run(&pace, 100, 3000, 1000), 4);
+        assert_eq!(run(&pace, AGAIN + 100, 800, 900), 1);
+        assert_eq!(pace.times(), Some((Duration::from_micros(800), Duration::from_micros(900))));
+    }
+
+    #[test]
     fn a_wrong_decision_is_taken_back() {
         let pace = Pace::new();
         assert_eq!(run(&pace, 100, 1000, 3000), 1);

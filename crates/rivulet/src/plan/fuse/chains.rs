@@ -161,7 +161,7 @@ impl Chain {
     }
 
     /// Whether each input that shares bytes with the output is read by whoever writes them, and before that.
-    fn may_write_in_place(&self) -> bool {
+    pub(super) fn may_write_in_place(&self) -> bool {
         let Some(output) = self.steps.last().map(|step| step.output) else { return false };
         self.inputs.iter().all(|input| {
             let apart = input.bound.slot != self.out.slot || !input.bound.touched.overlaps(self.out.touched);

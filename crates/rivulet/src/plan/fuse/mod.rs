@@ -3,10 +3,15 @@
 //! Every pass looks at typed keys and exact ranges of bytes, and changes nothing that is not proved from them: that nobody
 //! else reads what disappears, and that nobody writes what is read at another time than before.
 
+mod attention;
+mod attention_out;
 mod chains;
 mod copies;
 mod norms;
 mod product;
+mod rms;
+mod strides;
+mod tails;
 
 use super::command::{Bound, Command, Dispatch, SlotId, Work};
 use super::compile::Draft;
@@ -24,12 +29,16 @@ use rivulet_kernels::{Kernel, Pointwise};
 /// What compiling a kernel says, but for those that the device has none of.
 pub(super) fn fuse(draft: &mut Draft) -> Result<()> {
     copies::drop_copies(draft);
+    attention::take_attention(draft)?;
+    attention_out::take_copies(draft)?;
+    rms::take_norms(draft)?;
     product::take_biases(draft)?;
     product::take_activations(draft)?;
     norms::forget_statistics(draft)?;
     norms::take_sums(draft)?;
     product::take_residuals(draft)?;
     chains::join(draft)?;
+    tails::take_tails(draft)?;
     draft.drop_unread();
     Ok(())
 }
@@ -43,6 +52,11 @@ fn write_params<P: NoUninit>(params: &mut [u8], value: &P) {
     if let Some(place) = params.get_mut(..size_of::<P>()) {
         place.copy_from_slice(bytemuck::bytes_of(value));
     }
+}
+
+/// Whether two bounds share bytes.
+fn overlap(one: &Bound, other: &Bound) -> bool {
+    one.slot == other.slot && one.touched.overlaps(other.touched)
 }
 
 /// A pointwise command all of whose operands are dense.

@@ -1,7 +1,7 @@
 //! Normalisations that do what comes before them, and nothing that nobody asks for.
 
 use super::chains::Chain;
-use super::{read_params, write_params};
+use super::{overlap, read_params, write_params};
 use crate::error::Result;
 use crate::ops::Op;
 use crate::plan::command::{Bound, Command, Work};
@@ -85,7 +85,6 @@ fn of_sum(draft: &Draft, at: usize) -> Result<Option<(usize, usize, Command)>> {
     if !(plain && alike && fourth && whole && draft.is_alone(first) && draft.is_alone(at)) {
         return Ok(None);
     }
-    let overlap = |one: &Bound, other: &Bound| one.slot == other.slot && one.touched.overlaps(other.touched);
     let summands = [&left.bound, &right.bound];
     let others = draft.commands.iter().enumerate().filter(|&(other, _)| other != first && other != at);
     let read = |(_, other): (usize, &Command)| other.bounds.iter().any(|bound| overlap(bound, x));

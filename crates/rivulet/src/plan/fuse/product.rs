@@ -7,7 +7,7 @@ use crate::ops::{DType, Op};
 use crate::plan::command::{Bound, Command, Work};
 use crate::plan::compile::Draft;
 use rivulet_kernels::params::MatmulParams;
-use rivulet_kernels::{Kernel, Matmul, Pointwise};
+use rivulet_kernels::{Kernel, Matmul, MatmulJoin, Pointwise};
 
 /// The product's kernel with an activation, where it has none yet.
 fn activated(kernel: &Kernel, op: Op) -> Option<(Kernel, DType)> {
@@ -16,9 +16,13 @@ fn activated(kernel: &Kernel, op: Op) -> Option<(Kernel, DType)> {
             key.activation = Some(op);
             Some((Kernel::Matmul(key), key.output))
         }
-        Kernel::MatmulJoin(mut key) if key.activation.is_none() => {
+        Kernel::MatmulJoin(mut key) if key.activation.is_none() && !key.residual => {
             key.activation = Some(op);
             Some((Kernel::MatmulJoin(key), key.output))
+        }
+        Kernel::MatmulSimd(mut key) if key.activation.is_none() => {
+            key.activation = Some(op);
+            Some((Kernel::MatmulSimd(key), key.output))
         }
         _ => None,
     }
@@ -131,9 +135,13 @@ fn biased(kernel: &Kernel) -> Option<(Kernel, DType)> {
             key.bias = true;
             Some((Kernel::Matmul(key), key.output))
         }
-        Kernel::MatmulJoin(mut key) if !key.bias && key.activation.is_none() => {
+        Kernel::MatmulJoin(mut key) if !key.bias && key.activation.is_none() && !key.residual => {
             key.bias = true;
             Some((Kernel::MatmulJoin(key), key.output))
+        }
+        Kernel::MatmulSimd(mut key) if !key.bias && key.activation.is_none() => {
+            key.bias = true;
+            Some((Kernel::MatmulSimd(key), key.output))
         }
         _ => None,
     }
@@ -182,18 +190,23 @@ fn add_residual(
 ) -> Result<Option<(Pair, Command)>> {
     let Some(product) = producer(draft, at, &sum.out, &made.bound) else { return Ok(None) };
     let command = &draft.commands[product];
+    let Some(mut params) = params_of(command) else { return Ok(None) };
+    // The residual lies as the output does.
     let kernel = match command.kernel() {
+        _ if residual.period != 0 => return Ok(None),
         Some(Kernel::Matmul(key)) if !key.split && !key.residual && key.output == made.dtype => {
+            params.edges[3] = residual.offset;
             Kernel::Matmul(Matmul { residual: true, ..*key })
+        }
+        Some(Kernel::MatmulJoin(key)) if !key.residual && key.output == made.dtype => {
+            params.offsets[2] = residual.offset;
+            params.outer_strides[2] = params.outer_strides[0];
+            params.batch_strides[2] = params.batch_strides[0];
+            Kernel::MatmulJoin(MatmulJoin { residual: true, ..*key })
         }
         _ => return Ok(None),
     };
-    let Some(mut params) = params_of(command) else { return Ok(None) };
-    // It lies as the output does.
-    if residual.period != 0 {
-        return Ok(None);
-    }
-    (params.offsets[0], params.edges[3]) = (sum.offset, residual.offset);
+    params.offsets[0] = sum.offset;
     let Some(place) = sum_place(draft, product, at, sum, residual) else { return Ok(None) };
     let fused = remade(draft, command, kernel, &params, &sum.out, Some(&residual.bound))?;
     Ok(fused.map(|fused| (Pair { product, at: place }, fused)))
@@ -261,4 +274,27 @@ fn fused(draft: &Draft, at: usize) -> Result<Option<(Pair, Command)>> {
     let Some(mut params) = params_of(command) else { return Ok(None) };
     params.offsets[0] = offset;
     Ok(remade(draft, command, kernel, &params, own.out, None)?.map(|fused| (pair, fused)))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use rivulet_kernels::MatmulSimd;
+
+    /// Metal's products, which no device of the tests has.
+    #[test]
+    fn products_on_simdgroup_matrices_take_a_bias_and_then_an_activation_once() {
+        let (input, output) = (DType::F16, DType::F32);
+        let key =
+            MatmulSimd { input, output, a_along_k: true, b_along_k: true, bias: false, activation: None };
+        let (with_bias, dtype) = biased(&Kernel::MatmulSimd(key)).unwrap();
+        assert_eq!((with_bias, dtype), (Kernel::MatmulSimd(MatmulSimd { bias: true, ..key }), output));
+        assert_eq!(biased(&with_bias), None);
+        let (both, dtype) = activated(&with_bias, Op::Gelu).unwrap();
+        let wanted = MatmulSimd { bias: true, activation: Some(Op::Gelu), ..key };
+        assert_eq!((both, dtype), (Kernel::MatmulSimd(wanted), output));
+        assert_eq!(activated(&both, Op::Relu), None);
+        let (alone, _) = activated(&Kernel::MatmulSimd(key), Op::Relu).unwrap();
+        assert_eq!(biased(&alone), None, "a bias comes before the activation");
+    }
 }
