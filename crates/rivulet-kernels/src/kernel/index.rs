@@ -156,7 +156,10 @@ impl Scatter {
     pub(super) fn wgsl(&self) -> String {
         let native = self.dtype.native().name();
         let (access, change) = match self.op {
-            ScatterOp::Assign => (Access::Store, include_str!("../../wgsl/kernel/scatter_assign.wgsl")),
+            // Several may assign to one element, which a narrow store does not allow.
+            ScatterOp::Assign if self.dtype.is_wide() => {
+                (Access::Store, include_str!("../../wgsl/kernel/scatter_assign.wgsl"))
+            }
             ScatterOp::Add if self.dtype == DType::I64 => {
                 (Access::Atomic, include_str!("../../wgsl/kernel/scatter_add_wide.wgsl"))
             }
@@ -166,7 +169,8 @@ impl Scatter {
             ScatterOp::Mul => "join_prod".to_owned(),
             ScatterOp::Max => format!("join_max_{native}"),
             ScatterOp::Min => format!("join_min_{native}"),
-            ScatterOp::Assign | ScatterOp::Add => "join_sum".to_owned(),
+            ScatterOp::Assign => "join_second".to_owned(),
+            ScatterOp::Add => "join_sum".to_owned(),
         };
         let (decode, encode) = if self.dtype.is_wide() {
             (format!("bitcast<{native}>"), "bitcast<u32>".to_owned())

@@ -126,6 +126,49 @@ fn scattered_elements_meet_as_told() {
 }
 
 #[test]
+fn an_element_that_many_assign_is_what_one_of_them_said() {
+    need_device!();
+    let (rows, columns) = (256u32, 2u32);
+    for dtype in DType::ALL {
+        for scalar in [false, true] {
+            let table = decode(dtype, &encode(dtype, &(0..10).map(f64::from).collect::<Vec<_>>()));
+            // Neighbours mean the same place, so that they do at the same time.
+            let place = |row: u32| row * 4 / rows;
+            let index: Vec<f64> = (0..rows).map(|row| f64::from(place(row))).collect();
+            // Of every place two values, each from many rows.
+            let said = |row: u32, column: u32| f64::from((row % 2) * 16 + place(row) * 2 + column);
+            let source: Vec<f64> = (0..rows * columns).map(|k| said(k / columns, k % columns)).collect();
+            let source = decode(dtype, &encode(dtype, &source));
+            let key = Scatter { op: ScatterOp::Assign, dtype, index: DType::I64, scalar };
+            let mut p = params(rows, columns, [[1, 0, 1, 0], [0, 1, 2, 0]], 0).indexed(5, 2);
+            let two = match dtype {
+                DType::I64 => Scalar::I64(2),
+                _ if dtype.is_float() => Scalar::F32(2.0),
+                _ => Scalar::I32(2),
+            };
+            p.dense.scalars = scalars(&[two]);
+            let (mut out, mut places, mut values) =
+                (encode(dtype, &table), encode(DType::I64, &index), encode(dtype, &source));
+            let mut operands = vec![output(&mut out), input(&mut places)];
+            if !scalar {
+                operands.push(input(&mut values));
+            }
+            let kernel = Kernel::Scatter(key);
+            run(kernel, bytes_of(&p), key.groups(rows * columns), &mut operands);
+            let two = decode(dtype, &encode(dtype, &[2.0]))[0];
+            for (at, got) in decode(dtype, &out).into_iter().enumerate() {
+                let allowed: Vec<f64> = match (at / 2, scalar) {
+                    (4, _) => vec![table[at]],
+                    (_, true) => vec![two],
+                    (row, false) => [0, 1].map(|one| source[(row * 64 + one) * 2 + at % 2]).into(),
+                };
+                assert!(allowed.contains(&got), "{}, element {at}: {got}, not {allowed:?}", kernel.label());
+            }
+        }
+    }
+}
+
+#[test]
 fn wide_integers_carry_when_they_are_added() {
     need_device!();
     let key = Scatter { op: ScatterOp::Add, dtype: DType::I64, index: DType::I64, scalar: false };

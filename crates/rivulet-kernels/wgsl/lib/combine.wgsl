@@ -2,6 +2,9 @@
 fn join_sum(a: $A, b: $A) -> $A {
     return a + b;
 }
+fn join_second(a: $A, b: $A) -> $A {
+    return b;
+}
 fn join_prod(a: $A, b: $A) -> $A {
     return a * b;
 }
