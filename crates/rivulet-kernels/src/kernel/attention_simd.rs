@@ -17,7 +17,7 @@ pub struct AttentionSimd {
 impl AttentionSimd {
     /// Queries of a workgroup: 8 for each of its subgroups.
     const QUERIES: u32 = 32;
-    /// The largest head size: two rows of matrices for each subgroup, and what it gathers, are held in registers.
+    /// The largest head size: a subgroup's queries, and what a step gathers and all steps before it did, are held in registers.
     const MOST: u32 = 128;
 
     /// The kernel that does what `attention` does, for a head size that is exactly `dim`: a multiple of 8 up to 128, none for

@@ -267,7 +267,7 @@ fn simdgroup_attention_with_masks_and_logarithms() {
     let f32_masks = [Mask::None, Mask::Bool, Mask::Additive(DType::F32)];
     let others = [(DType::F16, Mask::Additive(DType::F16)), (DType::BF16, Mask::Bool)];
     for (dtype, mask) in f32_masks.map(|mask| (DType::F32, mask)).into_iter().chain(others) {
-        for (causal, diagonal) in [(false, 0), (true, 0), (true, 5), (true, -40)] {
+        for (causal, diagonal) in [(false, 0), (true, 0), (true, 1), (true, -40)] {
             let mut call = Call::new(40, 35, 67, causal);
             (call.key.dtype, call.key.mask, call.key.logsumexp) = (dtype, mask, true);
             compare(&Call { diagonal, ..call });
