@@ -53,6 +53,7 @@
 //! | [`IntMatmul`]: in batches | out, a, b | [`params::IntMatmulParams`] |
 //! | [`JoinRows`]: of one memory or eight | out, source… | [`params::JoinRowsParams`] |
 //! | [`Attention`]: masks, causal, grouped heads | out, q, k, v, mask | [`params::AttentionParams`] |
+//! | [`AttentionSimd`]: as [`Attention`], on Metal's 8 x 8 matrices | out, q, k, v, mask | [`params::AttentionParams`] |
 //!
 //! `cat`, `flip`, `expand`, `pad` and the like are strided copies: [`Pointwise::cast`] with equal types.
 //!
@@ -77,9 +78,9 @@ mod translate;
 pub use dtype::{DType, Native};
 pub use features::Features;
 pub use kernel::{
-    Attention, AttentionTile, Blocks, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Extent, FUSED_STEPS,
-    Fused, FusedInput, FusedSource, FusedStep, Gather, HeadSize, HeldRow, IntMatmul, JoinRows, Kernel,
-    Layout, LossReduction, MAX_GROUPS, Mask, Matmul, MatmulJoin, MatmulSimd, Nll, NllPass, Norm,
+    Attention, AttentionSimd, AttentionTile, Blocks, ChannelNorm, Conv, ConvKind, EmbeddingGradient, Extent,
+    FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep, Gather, HeadSize, HeldRow, IntMatmul, JoinRows,
+    Kernel, Layout, LossReduction, MAX_GROUPS, Mask, Matmul, MatmulJoin, MatmulSimd, Nll, NllPass, Norm,
     NormBackward, NormColumns, Op, Pad, PadMode, Pointwise, Pool, PoolOp, ProductStore, Reduce, ReduceOp,
     ReduceOutput, ReduceStage, ReduceThreads, Resample, ResampleMode, Row, RowOp, RowStore, RowSum,
     RowThreads, Scan, ScanOp, Scatter, ScatterOp, Search, Sort, SortStep, Tile, Unfold,

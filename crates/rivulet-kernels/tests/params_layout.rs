@@ -148,6 +148,11 @@ fn params_lie_in_rust_as_in_wgsl() {
             fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
                 queries keys dim group diagonal scale logsumexp_offset logsumexp_strides),
         ),
+        (
+            Kernel::AttentionSimd(AttentionSimd::of(attention, 32).unwrap()),
+            fields!(AttentionParams: offsets batch_strides head_strides row_strides mask_strides mask_offset
+                queries keys dim group diagonal scale logsumexp_offset logsumexp_strides),
+        ),
     ];
     for (kernel, (size, mut fields)) in cases {
         let module = naga::front::wgsl::parse_str(&kernel.wgsl()).unwrap();

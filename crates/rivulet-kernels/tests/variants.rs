@@ -656,6 +656,39 @@ fn attention_translates() {
 }
 
 #[test]
+fn attention_on_simdgroup_matrices_translates() {
+    let mut kernels = Vec::new();
+    for dim in (8..=128).step_by(8) {
+        // Head sizes differ by numbers alone: all there is of three, and every size.
+        let all = matches!(dim, 8 | 64 | 128);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for mask in [Mask::None, Mask::Bool, Mask::Additive(DType::F32), Mask::Additive(DType::F16)] {
+                for bits in 0..16 {
+                    let (causal, pairs, logsumexp) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                    let quads = bits & 8 != 0;
+                    if all || (mask == Mask::None && pairs && quads && !logsumexp) {
+                        let (head, tile) = (HeadSize::Upto32, None);
+                        let key = Attention {
+                            dtype,
+                            mask,
+                            causal,
+                            head,
+                            pairs,
+                            logsumexp,
+                            quads,
+                            tile,
+                            written_out: false,
+                        };
+                        kernels.push(Kernel::AttentionSimd(AttentionSimd::of(key, dim).unwrap()));
+                    }
+                }
+            }
+        }
+    }
+    check(&kernels);
+}
+
+#[test]
 fn chains_translate() {
     let input = |dtype, repeated| FusedInput { dtype, repeated };
     let mut kernels = Vec::new();

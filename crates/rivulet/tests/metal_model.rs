@@ -10,7 +10,7 @@ mod cross;
 use common::{add, add_kernel, copy, fill, options, read, until, within, write};
 use cross::{crossed, reachable, storm, streams};
 use rivulet::hazard::Tracking;
-use rivulet::ops::{DType, View, matmul};
+use rivulet::ops::{DType, View, attention, matmul};
 use rivulet::{Device, DeviceOptions, Error, Event};
 use rivulet_hal::CaptureError;
 use rivulet_hal::metal::Options;
@@ -324,5 +324,38 @@ fn products_of_floats_take_simdgroup_matrices_and_small_ones_do_not() {
     }
     let other = kernel(DType::BF16, 64, 96, 32);
     assert!(other.contains("matmul_bf16"), "{other}");
+    clean(&control);
+}
+
+#[test]
+fn attention_takes_simdgroup_matrices_and_keeps_the_plain_kernel_for_what_they_do_not_suit() {
+    let (device, control) = device(1, Tracking::On, Duration::ZERO);
+    // The model does not run Metal's language; its refusal names the kernel that was chosen.
+    let kernel = |dtype: DType, queries: u64, keys: u64, dim: u64, logsumexp: bool| {
+        let shapes = [[2, 4, queries, dim], [2, 4, queries, dim], [2, 2, keys, dim], [2, 2, keys, dim]];
+        let bytes = |shape: &[u64], dtype: DType| shape.iter().product::<u64>() * u64::from(dtype.size());
+        let blocks = shapes.map(|shape| device.allocate(bytes(&shape, dtype)).unwrap());
+        let [out, q, k, v] = std::array::from_fn(|at| View::dense(&blocks[at], dtype, &shapes[at]));
+        let kept = device.allocate(bytes(&shapes[0][..3], DType::F32)).unwrap();
+        let kept = View::dense(&kept, DType::F32, &shapes[0][..3]);
+        match attention(&device, &out, logsumexp.then_some(&kept), &q, &k, &v, None, true, 0.125) {
+            Err(Error::NoKernel { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (queries, keys, dim) in [(16, 16, 8), (70, 300, 64), (128, 128, 128), (200, 33, 80)] {
+            let taken = kernel(dtype, queries, keys, dim, false);
+            let wanted = format!("attention_simd_{}_{dim}_causal", dtype.name());
+            assert!(taken.contains(&wanted), "{taken}");
+        }
+        // Few queries, few keys, heads that are no multiple of 8, and large ones.
+        for (queries, keys, dim) in [(15, 64, 64), (64, 15, 64), (64, 64, 20), (64, 64, 136)] {
+            let plain = kernel(dtype, queries, keys, dim, false);
+            assert!(plain.contains(&format!("attention_{}_", dtype.name())), "{plain}");
+        }
+    }
+    let kept = kernel(DType::F32, 64, 64, 64, true);
+    assert!(kept.contains("attention_simd_f32_64_causal_logsumexp"), "{kept}");
     clean(&control);
 }

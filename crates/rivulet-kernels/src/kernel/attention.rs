@@ -149,6 +149,15 @@ impl Attention {
     }
 
     pub(super) fn label(&self) -> String {
+        let tile = self.tile.filter(|_| self.tile());
+        let tile = tile.map_or(String::new(), |tile| format!("_tile{}x{}", tile.queries, tile.slices));
+        let written_out = if self.written_out { "_written_out" } else { "" };
+        let (dtype, dim) = (self.dtype.name(), self.head.dim());
+        format!("attention_{dtype}_{dim}{}{tile}{written_out}", self.variant())
+    }
+
+    /// The end of a label, by all but the element type, the head size and the tile.
+    pub(super) fn variant(&self) -> String {
         let mask = match self.mask {
             Mask::None => String::new(),
             Mask::Bool => "_mask_bool".to_owned(),
@@ -159,11 +168,7 @@ impl Attention {
         let pairs = if self.pairs { "_pairs" } else { "" };
         let kept = if self.logsumexp { "_logsumexp" } else { "" };
         let quads = if self.quads { "_quads" } else { "" };
-        let tile = self.tile.filter(|_| self.tile());
-        let tile = tile.map_or(String::new(), |tile| format!("_tile{}x{}", tile.queries, tile.slices));
-        let written_out = if self.written_out { "_written_out" } else { "" };
-        let (dtype, dim) = (self.dtype.name(), self.head.dim());
-        format!("attention_{dtype}_{dim}{mask}{causal}{pairs}{kept}{quads}{tile}{written_out}")
+        format!("{mask}{causal}{pairs}{kept}{quads}")
     }
 
     pub(super) fn workgroup(&self) -> [u32; 3] {
@@ -187,7 +192,24 @@ impl Attention {
     }
 
     pub(super) fn wgsl(&self) -> String {
-        let queries = self.queries();
+        let body = if self.tile() {
+            concat!(
+                include_str!("../../wgsl/kernel/attention_parts.wgsl"),
+                include_str!("../../wgsl/kernel/attention_tile.wgsl")
+            )
+        } else {
+            concat!(
+                include_str!("../../wgsl/kernel/attention_parts.wgsl"),
+                include_str!("../../wgsl/kernel/attention.wgsl")
+            )
+        };
+        let shader = self.shader(body, self.queries()).set("THREADS", self.threads().to_string());
+        if self.tile() { self.tiles(shader).finish() } else { self.lanes(shader).finish() }
+    }
+
+    /// What all kernels of attention share, whose workgroups have `queries` each: the operands and `attention_parts.wgsl`,
+    /// with which `body` begins.
+    pub(super) fn shader(&self, body: &'static str, queries: u32) -> Shader {
         let pairs = self.pairs && !self.dtype.is_wide();
         let store = if pairs {
             format!(
@@ -232,21 +254,9 @@ impl Attention {
         let mask = format!("let value = {value};\n{mask}");
         let access = if pairs { Access::Words } else { Access::Store };
         let load = if self.quads { Access::LoadFour } else { Access::Load };
-        let body = if self.tile() {
-            concat!(
-                include_str!("../../wgsl/kernel/attention_parts.wgsl"),
-                include_str!("../../wgsl/kernel/attention_tile.wgsl")
-            )
-        } else {
-            concat!(
-                include_str!("../../wgsl/kernel/attention_parts.wgsl"),
-                include_str!("../../wgsl/kernel/attention.wgsl")
-            )
-        };
         let mut shader = Shader::new(include_str!("../../wgsl/params/attention.wgsl"), body)
             .compute(Native::F32)
             .set("QUERIES", queries.to_string())
-            .set("THREADS", self.threads().to_string())
             .set("FOUR_Q", self.four("q"))
             .set("FOUR_K", self.four("k"))
             .set("FOUR_V", self.four("v"))
@@ -260,7 +270,6 @@ impl Attention {
             .operand("q", self.dtype, load)
             .operand("k", self.dtype, load)
             .operand("v", self.dtype, load);
-        shader = if self.tile() { self.tiles(shader) } else { self.lanes(shader) };
         shader = match self.mask {
             Mask::None => shader,
             Mask::Bool | Mask::Filled => shader.operand("mask", DType::Bool, Access::Load),
@@ -269,7 +278,7 @@ impl Attention {
         if self.logsumexp {
             shader = shader.operand("logsumexp", DType::F32, Access::Store);
         }
-        shader.finish()
+        shader
     }
 
     /// A score as a tensor of the element type would hold it, where the kernel gives what such tensors give.
@@ -306,7 +315,7 @@ impl Attention {
     }
 
     /// Keeps the logarithm of a query's sum of exponentials, by the invocation of the query whose `lane` is 0.
-    fn keep(&self, lane: &str, highest: &str, sum: &str, query: &str) -> String {
+    pub(super) fn keep(&self, lane: &str, highest: &str, sum: &str, query: &str) -> String {
         if !self.logsumexp {
             return String::new();
         }

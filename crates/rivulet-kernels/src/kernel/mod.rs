@@ -1,6 +1,7 @@
 //! The key of a kernel: which family, and which variant of it.
 
 mod attention;
+mod attention_simd;
 mod channel_norm;
 mod conv;
 mod fused;
@@ -29,6 +30,7 @@ mod sort;
 mod unfold;
 
 pub use attention::{Attention, AttentionTile, HeadSize, Mask};
+pub use attention_simd::AttentionSimd;
 pub use channel_norm::ChannelNorm;
 pub use conv::{Conv, ConvKind};
 pub use fused::{FUSED_STEPS, Fused, FusedInput, FusedSource, FusedStep};
@@ -87,6 +89,8 @@ pub enum Kernel {
     Scan(Scan),
     /// Scaled dot-product attention.
     Attention(Attention),
+    /// Scaled dot-product attention on Metal's simdgroup matrices.
+    AttentionSimd(AttentionSimd),
     /// Gradients of a normalisation's weight and bias.
     NormColumns(NormColumns),
     /// Channels normalised by given statistics.
@@ -131,6 +135,7 @@ macro_rules! each_family {
             Kernel::Scatter($key) => $body,
             Kernel::Scan($key) => $body,
             Kernel::Attention($key) => $body,
+            Kernel::AttentionSimd($key) => $body,
             Kernel::NormColumns($key) => $body,
             Kernel::ChannelNorm($key) => $body,
             Kernel::Sort($key) => $body,
@@ -165,8 +170,8 @@ macro_rules! families {
 }
 
 families! {
-    Pointwise Row HeldRow Matmul MatmulJoin MatmulSimd Reduce Gather Scatter Scan Attention NormColumns ChannelNorm Sort
-    Conv Pad Nll EmbeddingGradient Pool Resample Unfold Search IntMatmul Fused JoinRows
+    Pointwise Row HeldRow Matmul MatmulJoin MatmulSimd Reduce Gather Scatter Scan Attention AttentionSimd NormColumns
+    ChannelNorm Sort Conv Pad Nll EmbeddingGradient Pool Resample Unfold Search IntMatmul Fused JoinRows
 }
 
 impl Kernel {
@@ -190,6 +195,7 @@ impl Kernel {
         match self {
             Self::Matmul(key) => key.workgroup(),
             Self::Attention(key) => key.workgroup(),
+            Self::AttentionSimd(key) => key.workgroup(),
             Self::Conv(key) => key.workgroup(),
             _ => [POINTWISE_GROUP, 1, 1],
         }

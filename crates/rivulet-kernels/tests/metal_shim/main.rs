@@ -46,5 +46,6 @@ mod special;
 #[path = "../gpu/values.rs"]
 mod values;
 
+mod attention_simd;
 mod shim;
 mod simd;

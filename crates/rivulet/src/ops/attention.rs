@@ -8,7 +8,9 @@ use crate::Device;
 use crate::error::Result;
 use crate::ids::Access;
 use rivulet_kernels::params::AttentionParams;
-use rivulet_kernels::{Attention, AttentionTile, Features, HeadSize, Kernel, MAX_GROUPS, Mask};
+use rivulet_kernels::{
+    Attention, AttentionSimd, AttentionTile, Features, HeadSize, Kernel, MAX_GROUPS, Mask,
+};
 use smallvec::SmallVec;
 
 const OP: &str = "attention";
@@ -118,14 +120,20 @@ pub fn attention(
             let strides = |dim: usize| kept.strides.get(dim).map_or(0, |&stride| stride as u32);
             params.logsumexp_strides = std::array::from_fn(strides);
         }
-        launch(device, OP, &Kernel::Attention(key), &operands, |dispatcher| {
+        let simd = AttentionSimd::of(key, params.dim)
+            .filter(|simd| device.info().shader.simd_matrix && simd.suits(params.queries, params.keys));
+        let kernel = simd.map_or(Kernel::Attention(key), Kernel::AttentionSimd);
+        launch(device, OP, &kernel, &operands, |dispatcher| {
             for first in (0..batch).step_by(MAX_GROUPS as usize) {
                 let moved = |view: &View<'_>| (view.offset as i64 + first as i64 * view.strides[0]) as u32;
                 params.offsets = views.map(moved);
                 params.mask_offset = mask.as_ref().map_or(0, moved);
                 params.logsumexp_offset = logsumexp.map_or(0, moved);
                 let batches = (batch - first).min(u64::from(MAX_GROUPS)) as u32;
-                let groups = key.groups(params.queries, heads as u32, batches);
+                let groups = match &simd {
+                    Some(simd) => simd.groups(params.queries, heads as u32, batches),
+                    None => key.groups(params.queries, heads as u32, batches),
+                };
                 dispatcher.run(bytemuck::bytes_of(&params), groups)?;
             }
             Ok(())

@@ -248,7 +248,8 @@ if child == 0:
         os._exit(0 if "fork" in str(error) else 4)
 print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), int(torch.ones(4, device="mps").sum().item()))
 """)
-    if status != 0 or not text.endswith("child 0 4"):
+    # Python 3.12 warns of forks beside threads, after that.
+    if status != 0 or "child 0 4" not in text.splitlines():
         raise Failed(f"status {status}: {text[-300:]} (child 3: no error, 4: one that does not name the fork)")
 
 
