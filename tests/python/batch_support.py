@@ -57,6 +57,9 @@ def held(batcher, model, calls, first=None):
     """Runs the calls, as functions without arguments, such that all are queued, in their order, while one runs. Yields
     futures of them."""
     model.hold()
+    # Of calls before these, whose runs nobody waited for: else others might come before the first of these.
+    while model.entered.acquire(blocking=False):
+        pass
     with concurrent.futures.ThreadPoolExecutor(len(calls) + 1) as pool:
         inputs = rows(1, -1) if first is None else first
         before = pool.submit(lambda: batcher(*inputs) if isinstance(inputs, tuple) else batcher(inputs))
