@@ -57,7 +57,9 @@ void wait_for_device(const rivulet_batch_turn& turn) {
   // Submits: the device begins before others are woken.
   int32_t done = 0;
   check(rivulet_stream_query(stream, &done));
-  rivulet_batch_announce(&turn);
+  if (done == 0) {
+    rivulet_batch_announce(&turn);
+  }
   check(rivulet_stream_synchronize(stream));
 }
 

@@ -152,11 +152,11 @@ pub(crate) fn await_turn() {
     TURNS.wait(awake());
 }
 
-/// Waits before each wake-up of a thread that comes to [`await_turn`], as long as enough are there.
-pub(crate) fn turns_taken() -> impl FnMut(usize) {
-    let mut pace = TURNS.pace();
-    let most = awake();
-    move |told| pace.admit(told, most)
+/// Waits before each wake-up of a thread that comes to [`await_turn`], as long as enough are there. None where threads take
+/// no turns.
+pub(crate) fn turns_taken() -> Option<impl FnMut(usize)> {
+    let mut pace = TURNS.pace(awake())?;
+    Some(move |told| pace.admit(told))
 }
 
 fn awake() -> u32 {

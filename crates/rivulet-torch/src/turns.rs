@@ -95,9 +95,10 @@ impl Turns {
         }
     }
 
-    /// The pace at which turns are taken from now on.
-    pub(crate) fn pace(&self) -> Pace<'_> {
-        Pace { turns: self, first: self.turn.load(Ordering::Relaxed) }
+    /// The pace at which turns are taken from now on, for threads of which `most` at most wait awake; none where nobody
+    /// does.
+    pub(crate) fn pace(&self, most: u32) -> Option<Pace<'_>> {
+        (most > 0).then(|| Pace { turns: self, first: self.turn.load(Ordering::Relaxed), most: most.into() })
     }
 
     /// Threads that waited at a fork are not in the child.
@@ -121,15 +122,16 @@ impl Turns {
 pub(crate) struct Pace<'t> {
     turns: &'t Turns,
     first: u64,
+    most: u64,
 }
 
 impl Pace<'_> {
-    /// Waits until fewer than `most` of the `told` threads are without a turn, no longer than it is worth.
-    pub(crate) fn admit(&mut self, told: usize, most: u32) {
+    /// Waits until fewer than so many of the `told` threads are without a turn, no longer than it is worth.
+    pub(crate) fn admit(&mut self, told: usize) {
         let start = Instant::now();
         loop {
             let taken = self.turns.turn.load(Ordering::Relaxed).wrapping_sub(self.first).div_ceil(2);
-            if (told as u64) < taken.saturating_add(u64::from(most)) {
+            if (told as u64) < taken.saturating_add(self.most) {
                 return;
             }
             if start.elapsed() >= self.turns.patience {
@@ -234,12 +236,12 @@ mod tests {
     #[test]
     fn threads_are_woken_no_faster_than_turns_are_taken() {
         let turns = Arc::new(Turns::new(LONG));
-        let mut pace = turns.pace();
-        pace.admit(0, 2);
-        pace.admit(1, 2);
+        let mut pace = turns.pace(2).unwrap();
+        pace.admit(0);
+        pace.admit(1);
         let waits = {
             let turns = Arc::clone(&turns);
-            spawn(move || turns.pace().admit(2, 2))
+            spawn(move || turns.pace(2).unwrap().admit(2))
         };
         sleep(SOON);
         assert!(!waits.is_finished(), "two are without a turn");
@@ -251,11 +253,11 @@ mod tests {
     #[test]
     fn who_needs_no_turn_holds_nobody_back_for_long() {
         let turns = Turns::new(SOON);
-        let mut pace = turns.pace();
+        let mut pace = turns.pace(1).unwrap();
         let begun = Instant::now();
-        pace.admit(1, 1);
+        pace.admit(1);
         assert!(begun.elapsed() >= SOON);
-        pace.admit(1, 1);
+        pace.admit(1);
         assert!(begun.elapsed() < SOON * 2, "it has been taken for gone");
     }
 
@@ -267,6 +269,7 @@ mod tests {
         let begun = Instant::now();
         turns.wait(0);
         assert!(begun.elapsed() < LONG / 2, "a waiter that may not wait waited");
+        assert!(turns.pace(0).is_none(), "who wakes others waits for turns that nobody takes");
         drop(keeps.1);
         keeps.2.join().unwrap();
     }

@@ -65,6 +65,15 @@ fn rows_are_selected_by_index_and_negative_ones_count_from_the_end() {
     }
 }
 
+/// What the kernels that take a scalar assign and join.
+fn two(dtype: DType) -> Scalar {
+    match dtype {
+        DType::I64 => Scalar::I64(2),
+        _ if dtype.is_float() => Scalar::F32(2.0),
+        _ => Scalar::I32(2),
+    }
+}
+
 #[test]
 fn scattered_elements_meet_as_told() {
     need_device!();
@@ -105,12 +114,7 @@ fn scattered_elements_meet_as_told() {
                 let key = Scatter { op, dtype, index: DType::I64, scalar };
                 let mut p = params(rows as u32, columns as u32, [[1, 0, 1, 0], [0, 1, columns, 0]], 0)
                     .indexed(5, columns);
-                let two = match dtype {
-                    DType::I64 => Scalar::I64(2),
-                    _ if dtype.is_float() => Scalar::F32(2.0),
-                    _ => Scalar::I32(2),
-                };
-                p.dense.scalars = scalars(&[two]);
+                p.dense.scalars = scalars(&[two(dtype)]);
                 let (mut out, mut index, mut source) =
                     (encode(dtype, &table), encode(DType::I64, &index), encode(dtype, &source));
                 let mut operands = vec![output(&mut out), input(&mut index)];
@@ -141,12 +145,7 @@ fn an_element_that_many_assign_is_what_one_of_them_said() {
             let source = decode(dtype, &encode(dtype, &source));
             let key = Scatter { op: ScatterOp::Assign, dtype, index: DType::I64, scalar };
             let mut p = params(rows, columns, [[1, 0, 1, 0], [0, 1, 2, 0]], 0).indexed(5, 2);
-            let two = match dtype {
-                DType::I64 => Scalar::I64(2),
-                _ if dtype.is_float() => Scalar::F32(2.0),
-                _ => Scalar::I32(2),
-            };
-            p.dense.scalars = scalars(&[two]);
+            p.dense.scalars = scalars(&[two(dtype)]);
             let (mut out, mut places, mut values) =
                 (encode(dtype, &table), encode(DType::I64, &index), encode(dtype, &source));
             let mut operands = vec![output(&mut out), input(&mut places)];

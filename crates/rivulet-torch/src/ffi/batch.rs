@@ -225,10 +225,12 @@ unsafe extern "C" fn rivulet_batch_end(turn: *mut BatchTurn, served: i32, in_tur
         // SAFETY: by contract; it came from Box::into_raw, and is taken out before anything else can see it.
         let open = unsafe { Box::from_raw(std::mem::replace(&mut turn.run, std::ptr::null_mut())) };
         (turn.tokens, turn.count) = (std::ptr::null(), 0);
-        match (served != 0, in_turn != 0) {
-            (true, true) => open.run.finish_in_turn(python::turns_taken()),
-            (true, false) => open.run.finish(),
-            (false, _) => drop(open),
+        if served == 0 {
+            drop(open);
+        } else if let Some(admit) = python::turns_taken().filter(|_| in_turn != 0) {
+            open.run.finish_in_turn(admit);
+        } else {
+            open.run.finish();
         }
     });
 }
