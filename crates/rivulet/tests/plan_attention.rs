@@ -56,7 +56,8 @@ fn names(
     (size, dtype): (Size, DType),
     model: impl Fn(&[&Tensor]) -> Result<Vec<Tensor>>,
 ) -> Vec<String> {
-    let tolerance = if dtype == F { 16.0 } else { 4.0 };
+    // The exponential passes on what scores of up to 32 lose, added in another order.
+    let tolerance = if dtype == F { 64.0 } else { 4.0 };
     let program = equals_eager(device, tolerance, |seed| size.inputs(device, dtype, seed), model);
     kernels(&program).into_iter().map(str::to_owned).collect()
 }

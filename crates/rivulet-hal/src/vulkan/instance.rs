@@ -9,13 +9,17 @@ const VALIDATION: &CStr = c"VK_LAYER_KHRONOS_validation";
 
 sync::global! {
     static MESSAGES: Mutex<Vec<String>> = Mutex::new(Rank::DRIVER, Vec::new());
+    /// Without validation, and with it.
+    static OPEN: Mutex<[Option<Arc<Connection>>; 2]> = Mutex::new(Rank::DRIVER, [None, None]);
 }
 
 pub(super) fn messages() -> Vec<String> {
     MESSAGES.lock().clone()
 }
 
-/// A connection to the loader. The library stays loaded: drivers keep threads that may outlive it.
+/// A connection to the loader. One that was opened stays for the life of the process: with its last instance the loader
+/// unloads the drivers, and NVIDIA's leave destructors of thread-local data behind, which every thread that has used them
+/// would call at its end, in memory that is no longer theirs.
 pub(super) struct Connection {
     pub(super) instance: Instance,
     messenger: Option<(ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
@@ -47,8 +51,23 @@ impl Connection {
         self.messenger.is_some()
     }
 
-    /// Loads the Vulkan library of the system and makes an instance.
+    /// The process's connection, made by the first who asks.
     pub(super) fn open(validation: bool) -> Result<Arc<Self>, HalError> {
+        let place = usize::from(validation);
+        let known = OPEN.lock()[place].clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Not under the lock: the layer may call back, and messages have a lock of the same rank.
+        let made = Self::make(validation)?;
+        let mut open = OPEN.lock();
+        let kept = Arc::clone(open[place].get_or_insert_with(|| Arc::clone(&made)));
+        drop(open);
+        Ok(kept)
+    }
+
+    /// Loads the Vulkan library of the system and makes an instance.
+    fn make(validation: bool) -> Result<Arc<Self>, HalError> {
         // SAFETY: loading runs the initialisers of the system's Vulkan loader, which is what the user asked for by
         // installing it.
         let entry =

@@ -212,19 +212,24 @@ def _far_ahead(context: Context) -> None:
     x, y = torch.zeros(1 << 12, device="mps"), torch.ones(1 << 12, device="mps")
     count = 4_000 if context.quick else 40_000
 
-    def run(times: int) -> int:
-        for _ in range(times):
+    def run() -> int:
+        for _ in range(count):
             x.add_(y)
             context.progress()
         return resident()
 
-    before = run(count)
-    after = run(2 * count)
-    context.facts["ops"] = 3 * count
-    if after > before + 16 * MIB:
-        raise Failed(f"{(after - before) / MIB:.1f} MiB more for {2 * count} ops that were not waited for; 16 are allowed")
-    if not bool((x.cpu() == 3 * count).all()):
-        raise Failed(f"{x.max().item()} after {3 * count} additions of 1")
+    # How far a thread comes ahead of a device that is about as fast as it differs from round to round; what may be
+    # unfinished is bounded, so its memory is found within a few.
+    held = [run()]
+    while len(held) < 2 or held[-1] > max(held[:-1]) + 4 * MIB:
+        if len(held) == 8:
+            told = ", ".join(f"{value / MIB:.1f}" for value in held)
+            raise Failed(f"the process grew in each round of {count} ops that were not waited for: {told} MiB")
+        held.append(run())
+    ops = count * len(held)
+    context.facts.update(ops=ops, resident_mib=[round(value / MIB, 1) for value in held])
+    if not bool((x.cpu() == ops).all()):
+        raise Failed(f"{x.max().item()} after {ops} additions of 1")
 
 
 def _empty_cache(context: Context) -> None:
