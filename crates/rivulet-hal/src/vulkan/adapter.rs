@@ -58,7 +58,7 @@ pub fn open(index: usize, options: Options) -> Result<Arc<dyn Device>, HalError>
     Ok(VulkanDevice::open(found, cache)?)
 }
 
-fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
+pub(super) fn find(connection: &Arc<Connection>) -> Result<Vec<Found>, HalError> {
     // SAFETY: only reads; the instance is alive.
     let devices = unsafe { connection.instance.enumerate_physical_devices() }
         .map_err(|error| unavailable(&format!("vkEnumeratePhysicalDevices: {error}")))?;

@@ -35,7 +35,8 @@ impl VulkanRecorder {
         let device = &shared.device;
         let slot = match shared.slots.lock().pop() {
             Some(slot) => slot,
-            None => Slot::new(device, shared.family).map_err(|e| shared.error("making a command pool", e))?,
+            None => Slot::new(device, shared.shape.family)
+                .map_err(|e| shared.error("making a command pool", e))?,
         };
         let mut recorder = Self {
             shared: Arc::clone(shared),

@@ -6,6 +6,7 @@ use super::memory::VulkanMemory;
 use super::pipeline::VulkanPipeline;
 use super::queue::VulkanQueue;
 use super::shared::Shared;
+use super::spare::Shape;
 use super::timeline::VulkanTimeline;
 use crate::spin::SpinTime;
 use crate::sync::{Arc, Mutex, Rank};
@@ -75,8 +76,12 @@ impl VulkanDevice {
             }
             _ => super::instance::unavailable(&format!("opening {}: {error}", info.name)),
         };
-        // SAFETY: the physical device is the instance's; only features and extensions that it offers are enabled.
-        let device = unsafe { instance.create_device(physical, &create, None) }.map_err(opening)?;
+        let shape = Shape { physical, family, queues: info.queues };
+        let device = match connection.spares.take(shape) {
+            Some(device) => device,
+            // SAFETY: the physical device is the instance's; only features and extensions that it offers are enabled.
+            None => unsafe { instance.create_device(physical, &create, None) }.map_err(opening)?,
+        };
         let kept = disk.as_ref().map(DiskCache::load).unwrap_or_default();
         let make = |data: &[u8]| {
             let info = vk::PipelineCacheCreateInfo::default().initial_data(data);
@@ -96,7 +101,7 @@ impl VulkanDevice {
             push_descriptor,
             cache,
             disk,
-            family,
+            shape,
             limits,
             max_allocation: info.max_allocation,
             max_binding: info.max_binding,
@@ -109,6 +114,11 @@ impl VulkanDevice {
             connection,
         });
         Ok(Arc::new(Self { info, queues, shared }))
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn handle(&self) -> vk::Device {
+        self.shared.device.handle()
     }
 
     fn queue(&self, queue: QueueIndex) -> Result<&VulkanQueue, HalError> {

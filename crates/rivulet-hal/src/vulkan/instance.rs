@@ -1,3 +1,4 @@
+use super::spare::Spares;
 use crate::HalError;
 use crate::sync::{self, Arc, Mutex, Rank};
 use ash::{Entry, Instance, ext, vk};
@@ -24,6 +25,7 @@ pub(super) struct Connection {
     pub(super) instance: Instance,
     messenger: Option<(ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     pub(super) entry: Entry,
+    pub(super) spares: Spares,
 }
 
 impl std::fmt::Debug for Connection {
@@ -105,7 +107,7 @@ impl Connection {
         let instance = unsafe { entry.create_instance(&info, None) }
             .map_err(|error| unavailable(&format!("vkCreateInstance: {error}")))?;
         let messenger = if validation { Some(listen(&entry, &instance)?) } else { None };
-        Ok(Arc::new(Self { instance, messenger, entry }))
+        Ok(Arc::new(Self { instance, messenger, entry, spares: Spares::new() }))
     }
 }
 

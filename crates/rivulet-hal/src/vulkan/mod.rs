@@ -29,6 +29,7 @@ mod pipeline;
 mod queue;
 mod shared;
 mod slot;
+mod spare;
 mod timeline;
 
 pub use adapter::{adapters, open};

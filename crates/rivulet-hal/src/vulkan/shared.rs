@@ -1,6 +1,7 @@
 use super::cache::DiskCache;
 use super::instance::Connection;
 use super::slot::Slot;
+use super::spare::Shape;
 use crate::spin::SpinTime;
 use crate::sync::{Arc, Mutex};
 use crate::{HalError, MemoryUsage};
@@ -25,13 +26,13 @@ pub(super) struct Limits {
     pub(super) groups: [u32; 3],
 }
 
-/// What every object of a device needs. The driver's device goes when the last of them does.
+/// What every object of a device needs. The driver's device is closed when the last of them goes.
 pub(super) struct Shared {
     pub(super) device: ash::Device,
     pub(super) push_descriptor: khr::push_descriptor::Device,
     pub(super) cache: vk::PipelineCache,
     pub(super) disk: Option<DiskCache>,
-    pub(super) family: u32,
+    pub(super) shape: Shape,
     pub(super) limits: Limits,
     pub(super) max_allocation: u64,
     pub(super) max_binding: u64,
@@ -42,7 +43,7 @@ pub(super) struct Shared {
     pub(super) unified: bool,
     /// Why the device is lost, once it is.
     pub(super) lost: OnceLock<String>,
-    /// Outlives the device.
+    /// The device's own; outlives it.
     pub(super) connection: Arc<Connection>,
 }
 
@@ -62,7 +63,12 @@ impl Drop for Shared {
         // SAFETY: every object of the device held a reference to this value, so all are gone.
         unsafe {
             self.device.destroy_pipeline_cache(self.cache, None);
-            self.device.destroy_device(None);
+        }
+        if self.connection.is_validated() {
+            // SAFETY: as above. The layer tells now what was left behind.
+            unsafe { self.device.destroy_device(None) };
+        } else if self.lost.get().is_none() {
+            self.connection.spares.put(self.shape, self.device.clone());
         }
     }
 }
