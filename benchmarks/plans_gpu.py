@@ -229,7 +229,7 @@ def main() -> int:
             if most:
                 for flights, regroup in ((1, True), (1, False), (2, False)):
                     joined = rivulet.capture(there, on_card, dynamic_batch=True)
-                    joined.coalesce(max_batch=most, max_in_flight=flights, regroup=regroup)
+                    joined.coalesce(max_batch=most, max_in_flight=flights, regroup=regroup).warm_up()
                     way = f"plan, joined, {flights} in flight" + ("" if regroup else ", at once")
                     for count in threads:
                         show(name, way, count, joined_calls(joined, on_card))

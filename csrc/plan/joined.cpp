@@ -102,7 +102,8 @@ struct Joined::Request {
   }
 };
 
-Joined::Joined(const JoinOptions& options) : ends_together_(options.max_in_flight == 1) {
+Joined::Joined(const JoinOptions& options)
+    : ends_together_(options.max_in_flight == 1), max_batch_(static_cast<int64_t>(options.max_batch)) {
   check(rivulet_batch_new(
       options.max_batch, options.max_in_flight, options.max_queue, options.max_wait_us, options.regroup,
       options.spin_us, &queue_));
@@ -185,6 +186,32 @@ std::vector<at::Tensor> Joined::call(
     std::rethrow_exception(request->error);
   }
   return request->take_outputs();
+}
+
+void Joined::prepare(
+    const std::shared_ptr<Variant>& variant, std::vector<at::Tensor> inputs, uint32_t label) {
+  if (variant->path() != Path::Programs) {
+    return;
+  }
+  auto row = std::make_shared<Request>();
+  row->variant = variant;
+  row->parts = rows_to_join(inputs);
+  row->inputs = std::move(inputs);
+  row->rows = 1;
+  row->label = label;
+  BelowAutograd below;
+  run(*variant, row->inputs, 1, label);
+  for (int64_t batch = 1; batch < max_batch_;) {
+    batch = filled_up(batch + 1);
+    std::vector<at::Tensor> joint;
+    for (size_t i = 0; i < row->inputs.size(); ++i) {
+      joint.push_back(joined({row, row}, i, batch));
+    }
+    run(*variant, joint, batch, label);
+  }
+  uint32_t stream = 0;
+  check(rivulet_stream_current(&stream));
+  check(rivulet_stream_synchronize(stream));
 }
 
 // Each member gets its outputs or its error.

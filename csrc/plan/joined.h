@@ -48,6 +48,9 @@ class Joined {
   bool ends_together() const {
     return ends_together_;
   }
+  // Runs the tape of the variant once for each size of a batch, with the rows of `inputs`, one of each. Nothing is done
+  // for a tape that has no programs.
+  void prepare(const std::shared_ptr<Variant>& variant, std::vector<at::Tensor> inputs, uint32_t label);
   std::string stats() const;
   // Lets go of what belongs to variants that are not among these.
   void keep(const std::list<std::shared_ptr<Variant>>& variants);
@@ -71,6 +74,7 @@ class Joined {
 
   rivulet_batch_queue* queue_ = nullptr;
   const bool ends_together_;
+  const int64_t max_batch_;
   std::mutex lock_;
   std::unordered_map<uint64_t, std::shared_ptr<Runner>> runners_;
   std::vector<std::shared_ptr<Request>> left_;

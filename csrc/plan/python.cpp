@@ -528,6 +528,32 @@ Object join_calls(PyObject* const* arguments) {
   return none();
 }
 
+// prepare_joined(plan, structure, inputs) -> whether calls of such inputs are joined. inputs: one row of each
+Object prepare_joined(PyObject* const* arguments) {
+  auto& plan = plan_of(arguments[0]);
+  auto given = tensors(arguments[2]);
+  Tensors inputs(given.begin(), given.end());
+  auto found = find(plan, static_cast<uint32_t>(integer(arguments[1])), inputs);
+  auto joined = plan.joined;
+  if (!joined || !found.variant || found.batch != 1 || !Joined::fits(found.variant->tape())) {
+    return number(0);
+  }
+  auto label = plan.plan.label();
+  std::exception_ptr error;
+  {
+    WithoutGil released;
+    try {
+      joined->prepare(found.variant, {inputs.begin(), inputs.end()}, label);
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+  if (error) {
+    std::rethrow_exception(error);
+  }
+  return number(1);
+}
+
 Object numbers(std::initializer_list<uint64_t> values) {
   Object tuple(require(interpreter().PyTuple_New(static_cast<intptr_t>(values.size()))));
   intptr_t index = 0;
@@ -605,6 +631,7 @@ PyObject* surface() {
       definition<run_flat, 3>("run"),        definition<note, 2>("note"),           definition<drop, 1>("drop"),
       definition<stats, 1>("stats"),         definition<variants, 1>("variants"),   definition<programs, 2>("programs"),
       definition<join_calls, 7>("join_calls"), definition<joined_stats, 1>("joined_stats"),
+      definition<prepare_joined, 3>("prepare_joined"),
       definition<calibrate, 2>("calibrate"),
   };
   static PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(&call)}, {0, nullptr}};

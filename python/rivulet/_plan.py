@@ -53,6 +53,7 @@ def _surface() -> tuple[Any, ...]:
     _programs,
     _join_calls,
     _joined_stats,
+    _prepare_joined,
     _,
 ) = _surface()
 
@@ -336,6 +337,32 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
                 raise ValueError(f"{option} must be >= 0 microseconds and < 1e12, got {time!r}")
         queue = UNLIMITED if max_queue is None else max_queue
         _join_calls(self, max_batch, max_in_flight, queue, int(max_wait_us), int(regroup), int(spin_us))
+        return self
+
+    def warm_up(self) -> Self:
+        """Runs the plan for each size of a joined batch, so that no later call waits for a kernel to be compiled; gives
+        the plan.
+
+        Batches are filled up to one of a few sizes: 1, 2, 3, 4, 6, 8, 12, ... until `max_batch` has room. Kernels of
+        the device are chosen by size, and the first batch of each would compile its own, some ten milliseconds or more
+        on a GPU. Shapes that the plan knows are run with zeros, one after the other, on this thread, with the memory that
+        batches of that size need. Shapes whose calls are not joined, and those that run as CPU kernels, have nothing to
+        compile. May be called beside calls of other threads.
+
+        Raises:
+            ValueError: where calls are not joined.
+        """
+        if _joined_stats(self) is None:
+            raise ValueError("warm_up runs the sizes of joined batches, and calls are not joined: call coalesce() first")
+        with torch.no_grad():
+            for taken in self._taken.values():
+                if not all(taken.tape.batched):
+                    continue
+                rows = tuple(
+                    torch.zeros(1, *like.shape[1:], dtype=like.dtype, device=device)
+                    for like, device in zip(taken.inputs, taken.devices, strict=True)
+                )
+                _prepare_joined(self, self._structures[taken.key], rows)
         return self
 
     def stats(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 THREADS = 8
+LLVMPIPE = any("llvmpipe" in adapter.name for adapter in rivulet.adapters())
 
 
 def mlp() -> nn.Module:
@@ -153,3 +155,58 @@ def test_settings_out_of_range_are_named(model, option, value):
     plan = rivulet.capture(model, torch.zeros(1, 8, device="mps"), dynamic_batch=True)
     with pytest.raises(ValueError, match=option):
         plan.coalesce(**{option: value})
+
+
+def test_a_plan_whose_calls_are_not_joined_has_nothing_to_warm_up(model):
+    plan = rivulet.capture(model, torch.zeros(1, 8, device="mps"), dynamic_batch=True)
+    with pytest.raises(ValueError, match="call coalesce"):
+        plan.warm_up()
+
+
+@pytest.mark.skipif(
+    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
+)
+def test_after_a_warm_up_no_batch_compiles_a_kernel(run_python):
+    run_python(
+        """
+import threading, rivulet, torch
+from rivulet._load import native
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, 6)).eval().to("mps")
+compiled = lambda: {kernel["label"] for kernel in native().kernels()["compiled"]}
+
+def together(plan, count):
+    xs = torch.randn(count, 8)
+    rows = [x.to("mps") for x in xs.split(1)]
+    with torch.no_grad():
+        want = [model(x).cpu() for x in rows]
+    before, got = compiled(), [None] * count
+    def call(index):
+        got[index] = plan(rows[index])
+    threads = [threading.Thread(target=call, args=(index,)) for index in range(count)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for have, expected in zip(got, want):
+        torch.testing.assert_close(have.cpu(), expected, rtol=1e-5, atol=1e-6)
+    return compiled() - before
+
+def made(most):
+    plan = rivulet.capture(model, torch.zeros(1, 8, device="mps"), dynamic_batch=True)
+    return plan.coalesce(max_batch=most, max_wait_us=5_000_000)
+
+# Without it the first batch compiles what joins rows, at least.
+assert together(made(2), 2)
+for most in (5, 12):
+    plan = made(most)
+    assert plan.warm_up() is plan
+    requests = plan.stats()["joined"]["requests"]
+    assert requests == 0, "no call, and none is counted"
+    more = together(plan, most)
+    assert not more, (most, more)
+    assert plan.stats()["joined"]["sizes"] == {str(most): 1}
+""",
+        env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
