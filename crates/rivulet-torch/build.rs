@@ -26,9 +26,15 @@ fn main() {
         return;
     }
     let mut build = cc::Build::new();
-    // PyTorch's wheels are compiled with both, and the types of its kernel stubs depend on it.
-    if std::env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        build.define("HAVE_AVX2_CPU_DEFINITION", None).define("HAVE_AVX512_CPU_DEFINITION", None);
+    // What PyTorch's wheels are compiled with: the types of its kernel stubs depend on it. Those for macOS have none.
+    let target = |name: &str| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
+    let capabilities: &[&str] = match (&*target("OS"), &*target("ARCH")) {
+        (_, "x86_64") => &["AVX2", "AVX512"],
+        ("linux", "aarch64") => &["SVE256", "ARM_BF16"],
+        _ => &[],
+    };
+    for name in capabilities {
+        build.define(&format!("HAVE_{name}_CPU_DEFINITION"), None);
     }
     build
         .cpp(true)

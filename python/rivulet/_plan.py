@@ -325,7 +325,7 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
             max_queue: calls that wait, at most; further ones wait for room. None for any number.
             max_wait_us: how long a call waits for its batch to become full, in microseconds.
             regroup: whether a batch waits a little for the callers of the batch before it to come back.
-            spin_us: how long a waiting thread polls before it sleeps, in microseconds.
+            spin_us: how long a waiting thread polls before it sleeps, in microseconds; on fewer than four cores none does.
         """
         if not self._dynamic:
             raise ValueError("coalesce joins calls on dimension 0, which is fixed: capture with dynamic_batch=True")

@@ -2,7 +2,9 @@
 //!
 //! What is asked of a device beyond version 1.2: timeline semaphores, and `VK_KHR_push_descriptor`, with which a
 //! dispatch binds its operands without an object made for them.
-//! Nothing is loaded before [`adapters`] or [`open`] is called, and a machine without Vulkan simply has no adapters.
+//! Nothing is loaded before [`adapters`] or [`open`] is called, and a machine without Vulkan simply has no adapters. What was
+//! loaded stays for the life of the process, and a device that was closed is kept for the next who opens it alike:
+//! drivers do not bear either's end while threads end.
 //!
 //! # Threads
 //!

@@ -349,7 +349,8 @@ impl<T> Inner<T> {
         if longest.is_zero() || cfg!(loom) {
             return false;
         }
-        let allowed = blocking::cores() / 2;
+        // Of two or three cores the callers that make the next calls need each.
+        let allowed = if blocking::cores() < FEW_CORES { 0 } else { blocking::cores() / 2 };
         // Relaxed: a limit on how many burn time, nothing else hangs on it.
         if self.spinning.fetch_add(1, Ordering::Relaxed) >= allowed {
             self.spinning.fetch_sub(1, Ordering::Relaxed);
@@ -476,6 +477,8 @@ impl<T> Inner<T> {
     }
 }
 
+/// Below, no thread polls for its result.
+const FEW_CORES: usize = 4;
 /// Waits that are shorter than this are spun: a thread that sleeps is woken some 50 µs late.
 const SHORT: Duration = Duration::from_micros(80);
 
