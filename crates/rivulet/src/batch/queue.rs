@@ -23,7 +23,7 @@ pub struct Options {
     /// Whether a runner waits for the members of the batch before it, as the module's text says.
     pub regroup: bool,
     /// How long a waiting thread looks for its result before it sleeps. At most half as many threads as there are cores
-    /// do so at a time.
+    /// do so at a time, and none on fewer than four cores.
     pub spin: Duration,
 }
 
