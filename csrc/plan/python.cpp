@@ -157,6 +157,24 @@ class WithoutGil {
   uint64_t token_;
 };
 
+// What the body threw is given back, to be thrown when the GIL is held again.
+template <typename Body>
+std::exception_ptr without_gil(Body body) {
+  WithoutGil released;
+  try {
+    body();
+  } catch (...) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+void rethrow(const std::exception_ptr& error) {
+  if (error) {
+    std::rethrow_exception(error);
+  }
+}
+
 using Tensors = c10::SmallVector<at::Tensor, 8>;
 
 bool bindings_hold(const Shell& shell) {
@@ -226,58 +244,36 @@ std::vector<at::Tensor> run(
   ++plan.plan.stats().calls;
   auto label = plan.plan.label();
   std::vector<at::Tensor> outputs;
-  std::exception_ptr error;
-  auto without_gil = [&](auto body) {
-    WithoutGil released;
-    try {
-      return body();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    return false;
-  };
-  auto finish = [&] {
-    if (error) {
-      std::rethrow_exception(error);
-    }
-  };
   if (auto joined = plan.joined; joined && batch > 0 && Joined::fits(variant.tape())) {
-    without_gil([&] {
+    rethrow(without_gil([&] {
       outputs = joined->call(found, {inputs.begin(), inputs.end()}, batch, label);
       if (joined->ends_together()) {
         rivulet_gil_await_turn();
       }
-      return true;
-    });
-    finish();
+    }));
     return outputs;
   }
   if (auto program = variant.program(batch)) {
-    bool done = without_gil([&] { return program->run(inputs.data(), inputs.size(), outputs); });
-    finish();
+    bool done = false;
+    rethrow(without_gil([&] { done = program->run(inputs.data(), inputs.size(), outputs); }));
     if (done) {
       return outputs;
     }
   }
   auto frame = variant.take_frame();
+  std::exception_ptr error;
   if (variant.start_noting(batch)) {
     Noting noting;
-    without_gil([&] {
-      noting = Noting::run(variant.tape(), *frame, inputs.data(), batch, label);
-      return true;
-    });
+    error = without_gil([&] { noting = Noting::run(variant.tape(), *frame, inputs.data(), batch, label); });
     variant.noted(batch, std::move(noting.program), std::move(noting.refused));
     outputs = std::move(noting.outputs);
   } else {
     // With the wait for the GIL: where many threads make short calls, that is where they are most of the time.
     Caller caller;
-    without_gil([&] {
-      outputs = frame->run(inputs.data(), batch, label);
-      return true;
-    });
+    error = without_gil([&] { outputs = frame->run(inputs.data(), batch, label); });
   }
   variant.give_back(std::move(frame));
-  finish();
+  rethrow(error);
   return outputs;
 }
 
@@ -528,30 +524,18 @@ Object join_calls(PyObject* const* arguments) {
   return none();
 }
 
-// prepare_joined(plan, structure, inputs) -> whether calls of such inputs are joined. inputs: one row of each
+// prepare_joined(plan, structure, inputs): nothing where calls of such inputs are not joined. inputs: one row of each
 Object prepare_joined(PyObject* const* arguments) {
   auto& plan = plan_of(arguments[0]);
   auto given = tensors(arguments[2]);
   Tensors inputs(given.begin(), given.end());
   auto found = find(plan, static_cast<uint32_t>(integer(arguments[1])), inputs);
   auto joined = plan.joined;
-  if (!joined || !found.variant || found.batch != 1 || !Joined::fits(found.variant->tape())) {
-    return number(0);
+  if (joined && found.batch == 1 && found.variant && Joined::fits(found.variant->tape())) {
+    auto label = plan.plan.label();
+    rethrow(without_gil([&] { joined->prepare(found.variant, {inputs.begin(), inputs.end()}, label); }));
   }
-  auto label = plan.plan.label();
-  std::exception_ptr error;
-  {
-    WithoutGil released;
-    try {
-      joined->prepare(found.variant, {inputs.begin(), inputs.end()}, label);
-    } catch (...) {
-      error = std::current_exception();
-    }
-  }
-  if (error) {
-    std::rethrow_exception(error);
-  }
-  return number(1);
+  return none();
 }
 
 Object numbers(std::initializer_list<uint64_t> values) {

@@ -354,15 +354,15 @@ class Plan(_Base):  # type: ignore[misc, valid-type]
         """
         if _joined_stats(self) is None:
             raise ValueError("warm_up runs the sizes of joined batches, and calls are not joined: call coalesce() first")
+        with self._lock:
+            known = [(self._structures[taken.key], taken) for taken in self._taken.values() if all(taken.tape.batched)]
         with torch.no_grad():
-            for taken in self._taken.values():
-                if not all(taken.tape.batched):
-                    continue
+            for structure, taken in known:
                 rows = tuple(
                     torch.zeros(1, *like.shape[1:], dtype=like.dtype, device=device)
                     for like, device in zip(taken.inputs, taken.devices, strict=True)
                 )
-                _prepare_joined(self, self._structures[taken.key], rows)
+                _prepare_joined(self, structure, rows)
         return self
 
     def stats(self) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-import rivulet
+from test_vulkan import needs_llvmpipe
 
-LLVMPIPE = any("llvmpipe" in adapter.name for adapter in rivulet.adapters())
 
 # An op that reaches another inside PyTorch's code, over memory that the CPU has not seen.
 SCRIPT = """
@@ -55,9 +52,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.skipif(
-    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
-)
+@needs_llvmpipe
 @pytest.mark.parametrize("script", [SCRIPT, LINEAR], ids=["inside PyTorch's code", "linear"])
 def test_native_ops_under_a_mode(run_python, script):
     run_python(script, env={"RIVULET_ADAPTER": "llvmpipe", "LP_NUM_THREADS": "0"})

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-import rivulet
-
-LLVMPIPE = any("llvmpipe" in adapter.name for adapter in rivulet.adapters())
+from test_vulkan import needs_llvmpipe
 
 
 @pytest.mark.parametrize("name", ["test_plan", "test_plan_batch", "test_plan_files"])
-@pytest.mark.skipif(
-    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
-)
+@needs_llvmpipe
 @pytest.mark.timeout(600)
 def test_plans_on_llvmpipe(run_python, name):
     script = f"import sys, pytest; sys.exit(pytest.main([{str(Path(__file__).with_name(name + '.py'))!r}, '-x', '-q']))"
@@ -24,9 +19,7 @@ def test_plans_on_llvmpipe(run_python, name):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-@pytest.mark.skipif(
-    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
-)
+@needs_llvmpipe
 @pytest.mark.timeout(600)
 def test_residuals_go_into_the_normalisations_of_a_transformer(run_python):
     run_python(
@@ -67,9 +60,7 @@ assert ", 12 commands," in text and text.count("into matmul_join_f32_bias_residu
     )
 
 
-@pytest.mark.skipif(
-    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
-)
+@needs_llvmpipe
 @pytest.mark.timeout(600)
 def test_attention_and_gates_that_a_model_writes_out_are_one_kernel_each(run_python):
     run_python(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
 import rivulet
 import torch
+from test_vulkan import needs_llvmpipe
 from torch import nn
 
 THREADS = 8
-LLVMPIPE = any("llvmpipe" in adapter.name for adapter in rivulet.adapters())
 
 
 def mlp() -> nn.Module:
@@ -163,9 +162,7 @@ def test_a_plan_whose_calls_are_not_joined_has_nothing_to_warm_up(model):
         plan.warm_up()
 
 
-@pytest.mark.skipif(
-    not LLVMPIPE and os.environ.get("RIVULET_REQUIRE_VULKAN") != "1", reason="no llvmpipe (mesa-vulkan-drivers)"
-)
+@needs_llvmpipe
 def test_after_a_warm_up_no_batch_compiles_a_kernel(run_python):
     run_python(
         """

@@ -61,9 +61,8 @@ impl Drop for Shared {
         let slots = std::mem::take(&mut *self.slots.lock());
         slots.iter().for_each(|slot| slot.destroy(&self.device));
         // SAFETY: every object of the device held a reference to this value, so all are gone.
-        unsafe {
-            self.device.destroy_pipeline_cache(self.cache, None);
-        }
+        unsafe { self.device.destroy_pipeline_cache(self.cache, None) };
+        // A lost device is neither destroyed nor of use to anybody.
         if self.connection.is_validated() {
             // SAFETY: as above. The layer tells now what was left behind.
             unsafe { self.device.destroy_device(None) };
