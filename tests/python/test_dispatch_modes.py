@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from test_vulkan import needs_llvmpipe
 
-
 # An op that reaches another inside PyTorch's code, over memory that the CPU has not seen.
 SCRIPT = """
 import torch, rivulet
